@@ -1,0 +1,2 @@
+//! ptx
+#![forbid(unsafe_code)]
