@@ -1,2 +1,287 @@
-//! plan
+//! What codegen hands to the runtime: the plan as data.
+//!
+//! Codegen turns a model spec into a [`Table`]: the kernels, the weights with their packed sizes, the buffers with
+//! their places in one arena, and the ordered launches over them. The generated `table.rs` is such a value as a
+//! constant; a specialiser at load makes the same value in memory. The runtime resolves every [`Arg`] to an address
+//! once, at load; a step is then a walk over [`Table::launches`].
+//!
+//! This crate holds data and facts about block layouts only: no IO, no dependency, so that the runtime does not need
+//! codegen and codegen does not know the runtime.
 #![forbid(unsafe_code)]
+
+mod qtype;
+mod role;
+
+pub use qtype::QType;
+pub use role::Role;
+
+use std::borrow::Cow;
+
+/// A list that is a constant in a generated table and owned in one made at load.
+pub type List<T> = Cow<'static, [T]>;
+
+/// A text, likewise.
+pub type Text = Cow<'static, str>;
+
+/// How positions rotate the pairs of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeKind {
+    /// Pairs are `(2i, 2i + 1)`: llama.
+    Norm,
+    /// Pairs are `(i, i + head_dim / 2)`: qwen2 and most others.
+    Neox,
+}
+
+/// The hyperparameters a file must have to be run by a table; all of them are baked into the kernels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dims {
+    /// GGUF `general.architecture`.
+    pub architecture: Text,
+    /// Entries of the vocabulary, V.
+    pub vocab_size: u32,
+    /// Width of the residual stream, H.
+    pub dim: u32,
+    /// Width of the FFN, I.
+    pub hidden_dim: u32,
+    /// Transformer layers.
+    pub n_layers: u32,
+    /// Query heads.
+    pub n_heads: u32,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// The longest context that the model was trained for, in tokens.
+    pub context: u32,
+    /// Epsilon of RMSNorm.
+    pub norm_eps: f32,
+    /// Which pairs RoPE rotates.
+    pub rope_kind: RopeKind,
+    /// Base of the RoPE frequencies.
+    pub rope_base: f32,
+    /// Whether Q, K and V have biases.
+    pub qkv_bias: bool,
+    /// Whether the head is the embedding matrix (no `output.weight` in the file).
+    pub tied_head: bool,
+}
+
+impl Dims {
+    /// Rows of the Q matrix: `n_heads * head_dim`.
+    pub const fn q_dim(&self) -> u32 {
+        self.n_heads * self.head_dim
+    }
+
+    /// Rows of the K and V matrices: `n_kv_heads * head_dim`.
+    pub const fn kv_dim(&self) -> u32 {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Query heads that share one key and value head.
+    pub const fn group(&self) -> u32 {
+        self.n_heads / self.n_kv_heads
+    }
+}
+
+/// How a kernel uses a pointer parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only read; nothing writes it while the kernel runs.
+    Read,
+    /// Only written.
+    Write,
+    /// Read and written.
+    ReadWrite,
+}
+
+/// A parameter of a kernel: always a device pointer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamDesc {
+    /// Name in the PTX.
+    pub name: Text,
+    /// Element type as in PTX: `u32`, `f32`, `s8`, `f16` …
+    pub elem: Text,
+    /// How it is used.
+    pub access: Access,
+}
+
+/// A compiled kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelDesc {
+    /// Symbol in the PTX: name, then the hash of every baked constant.
+    pub entry: Text,
+    /// Name of the DSL function.
+    pub name: Text,
+    /// The baked constants, readable.
+    pub constants: Text,
+    /// The PTX module text; it has this one entry.
+    pub ptx: Text,
+    /// CTAs in x, y, z.
+    pub grid: [u32; 3],
+    /// Threads in x, y, z.
+    pub block: [u32; 3],
+    /// Static shared memory of a CTA, bytes.
+    pub shared_bytes: u32,
+    /// Pointer parameters in order.
+    pub params: List<ParamDesc>,
+    /// Least bytes of global memory a launch must move (each input read once, each output written once).
+    pub bytes: u64,
+    /// Multiply-adds of a launch.
+    pub macs: u64,
+}
+
+/// A tensor of the file and its form on the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightDesc {
+    /// What the tensor is for.
+    pub role: Role,
+    /// Which layer, for roles that have one.
+    pub layer: Option<u32>,
+    /// Element type in the file.
+    pub qtype: QType,
+    /// Output features (1 for vectors).
+    pub rows: u32,
+    /// Input features: contiguous elements of a row in the file.
+    pub cols: u32,
+    /// Size on the device, bytes.
+    pub packed_bytes: u64,
+    /// Kernel that turns the file's bytes into the packed form, `(raw, packed)`; `None`: the bytes as they are.
+    pub repack: Option<u32>,
+}
+
+impl WeightDesc {
+    /// Size in the file, bytes.
+    pub const fn raw_bytes(&self) -> u64 {
+        self.rows as u64 * self.qtype.row_bytes(self.cols)
+    }
+
+    /// Name in the file.
+    pub fn name(&self) -> String {
+        self.role.tensor_name(self.layer)
+    }
+}
+
+/// What a buffer holds, for readers, debuggers and the code that feeds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Slot {
+    /// `[token, position]`, u32 each: what the host sets before a step.
+    Control,
+    /// `(cos, sin)` f32 pairs, `head_dim / 2` a position.
+    RopeTable,
+    /// Residual stream, f32 `[dim]`.
+    Hidden,
+    /// Quantized activations of the next matrices, i8.
+    ActQuants,
+    /// A `(f32 scale, s16 sum of the first 16, s16 sum of the last 16)` for each 32 activations.
+    ActMeta,
+    /// Quantized FFN activations, i8 `[hidden_dim]`.
+    FfnQuants,
+    /// Their scales and sums.
+    FfnMeta,
+    /// Q, K and V before and after RoPE, f32 `[q_dim + 2 kv_dim]`.
+    Qkv,
+    /// Keys of a layer, f16 `[position][n_kv_heads][head_dim]`.
+    KCache(u32),
+    /// Values of a layer, likewise.
+    VCache(u32),
+    /// Partial attention outputs, f32 `[n_kv_heads][split][group][head_dim]`.
+    AttnPartial,
+    /// Their running maximum and sum, f32 pairs.
+    AttnStats,
+    /// f32 `[vocab_size]`.
+    Logits,
+    /// Best (value, index) of each part of the vocabulary, packed u64.
+    ArgmaxPartial,
+    /// u32: the token with the greatest logit, lowest index on ties; `u32::MAX` when a logit is not finite.
+    Chosen,
+}
+
+/// Where a buffer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this offset of the arena, which is shared by buffers whose lifetimes do not meet.
+    Arena {
+        /// Bytes from the start of the arena; a multiple of 256.
+        offset: u64,
+    },
+    /// An allocation of its own, kept for the life of a session (caches, tables, control).
+    Own,
+}
+
+/// A device buffer that is not a weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BufferDesc {
+    /// What it holds.
+    pub slot: Slot,
+    /// Size that does not depend on the context, bytes.
+    pub bytes: u64,
+    /// Bytes for each position of the context.
+    pub bytes_per_pos: u64,
+    /// Where it lives.
+    pub place: Place,
+}
+
+/// An argument of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// Index into [`Table::weights`].
+    Weight(u32),
+    /// Index into [`Table::buffers`] and an offset in bytes.
+    Buffer {
+        /// Index into [`Table::buffers`].
+        index: u32,
+        /// Bytes from the buffer's start.
+        offset: u64,
+    },
+}
+
+/// When a launch is part of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// In every step.
+    Body,
+    /// Only where the next token or logits are wanted: final norm, head, argmax.
+    Head,
+}
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Index into [`Table::kernels`].
+    pub kernel: u32,
+    /// Which layer it belongs to.
+    pub layer: Option<u32>,
+    /// When it runs.
+    pub phase: Phase,
+    /// Arguments, as many as the kernel has parameters.
+    pub args: List<Arg>,
+}
+
+/// Everything the runtime needs to run one model on one kind of device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Name of the spec.
+    pub spec: Text,
+    /// Hash of the spec and the target: equal hashes, equal tables.
+    pub hash: Text,
+    /// Target: ten times the compute capability.
+    pub sm: u32,
+    /// Hyperparameters.
+    pub dims: Dims,
+    /// Kernels, without repetition.
+    pub kernels: List<KernelDesc>,
+    /// Tensors in the order in which they are loaded.
+    pub weights: List<WeightDesc>,
+    /// Buffers.
+    pub buffers: List<BufferDesc>,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// A step, in order.
+    pub launches: List<Launch>,
+}
+
+impl Table {
+    /// Index of the buffer that holds `slot`.
+    pub fn buffer(&self, slot: Slot) -> Option<usize> {
+        self.buffers.iter().position(|b| b.slot == slot)
+    }
+}
