@@ -148,10 +148,6 @@ impl<'s> Cursor<'s> {
         Ok(out)
     }
 
-    pub fn u8(&mut self) -> Result<u8, GgufError> {
-        Ok(self.array::<1>()?[0])
-    }
-
     pub fn u32(&mut self) -> Result<u32, GgufError> {
         Ok(u32::from_le_bytes(self.array()?))
     }

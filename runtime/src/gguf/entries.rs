@@ -31,9 +31,10 @@ pub(super) fn check_count(
     (offset, found): (u64, u64),
     (cap, min_bytes): (u64, u64),
 ) -> Result<(), GgufError> {
-    let limit = cap.min(cur.left() / min_bytes);
+    let left = cur.left();
+    let limit = cap.min(left / min_bytes);
     if found > limit {
-        return Err(GgufError::Count { what, offset, found, limit });
+        return Err(GgufError::Count { what, offset, found, limit, left });
     }
     Ok(())
 }
@@ -69,7 +70,12 @@ fn value_type(cur: &mut Cursor<'_>) -> Result<ValueType, GgufError> {
     let offset = cur.offset();
     let id = cur.u32()?;
     let limit = ValueType::ALL.len() as u32 - 1;
-    ValueType::from_id(id).ok_or_else(|| GgufError::ValueType { place: cur.place(), offset, found: id, limit })
+    ValueType::from_id(id).ok_or_else(|| GgufError::ValueType {
+        place: cur.place(),
+        offset,
+        found: id,
+        limit,
+    })
 }
 
 /// Steps over one value, checking it. Recursion ends at [`MAX_NESTING`].
@@ -91,7 +97,13 @@ fn skip_array(cur: &mut Cursor<'_>, depth: u32) -> Result<(), GgufError> {
     let n = cur.u64()?;
     let wanted = u128::from(n) * u128::from(elem.min_bytes());
     if wanted > u128::from(cur.left()) {
-        return Err(GgufError::ArrayLength { place: cur.place(), offset, found: n, wanted, left: cur.left() });
+        return Err(GgufError::ArrayLength {
+            place: cur.place(),
+            offset,
+            found: n,
+            wanted,
+            left: cur.left(),
+        });
     }
     match elem {
         ValueType::Str | ValueType::Array => (0..n).try_for_each(|_| skip_value(cur, elem, depth)),

@@ -93,7 +93,9 @@ pub enum GgufError {
     #[error("cannot read {wanted} bytes of {place} at offset {offset}")]
     Read { place: Place, offset: u64, wanted: u64, source: io::Error },
     /// Bytes that were there when the file was opened are gone.
-    #[error("file truncated or changed after opening: {place}: {wanted} bytes at offset {offset} are no longer there")]
+    #[error(
+        "file truncated or changed after opening: {place}: {wanted} bytes at offset {offset} are no longer there"
+    )]
     Changed { place: Place, offset: u64, wanted: u64 },
     /// The file ends inside this item.
     #[error("file ends too early: {place}: {wanted} bytes needed at offset {offset}, {left} left")]
@@ -119,8 +121,10 @@ pub enum GgufError {
     #[error("GGUF version {found} at offset 4 is not supported: versions 2 and 3 are")]
     Version { found: u32 },
     /// More entries than we accept or than the rest of the file can hold.
-    #[error("header: {what} count at offset {offset} is {found}, the limit is {limit}")]
-    Count { what: &'static str, offset: u64, found: u64, limit: u64 },
+    #[error(
+        "header: {what} count at offset {offset} is {found}, the limit is {limit} with {left} bytes left for them"
+    )]
+    Count { what: &'static str, offset: u64, found: u64, limit: u64, left: u64 },
 
     // ---- metadata
     /// A string longer than its cap.
@@ -142,13 +146,17 @@ pub enum GgufError {
     #[error("{place}: arrays nested {found} deep at offset {offset}, the limit is {limit}")]
     Nesting { place: Place, offset: u64, found: u32, limit: u32 },
     /// An array whose elements cannot fit in the rest of the file.
-    #[error("{place}: array at offset {offset} of {found} elements needs {wanted} bytes or more, {left} left")]
+    #[error(
+        "{place}: array at offset {offset} of {found} elements needs {wanted} bytes or more, {left} left"
+    )]
     ArrayLength { place: Place, offset: u64, found: u64, wanted: u128, left: u64 },
     /// A boolean that is neither 0 nor 1.
     #[error("{place}: boolean at offset {offset} is {found}, not 0 or 1")]
     Bool { place: Place, offset: u64, found: u8 },
     /// `general.alignment` is not a power of two in range.
-    #[error("key \"general.alignment\": {found} at offset {offset} is not a power of two from {low} to {high}")]
+    #[error(
+        "key \"general.alignment\": {found} at offset {offset} is not a power of two from {low} to {high}"
+    )]
     Alignment { offset: u64, found: u32, low: u32, high: u32 },
     /// A key that the reader of the value needs is not there.
     #[error("missing key {key}: wanted {wanted}")]
@@ -179,14 +187,21 @@ pub enum GgufError {
     /// A row that ends inside a quantization block.
     #[error("tensor {tensor} at offset {offset}: rows of {found} elements, {ty} needs a multiple of {limit}")]
     Row { tensor: Name, offset: u64, ty: &'static str, found: u64, limit: u64 },
+    /// A size larger than the whole file.
+    #[error("tensor {tensor} at offset {offset}: {found} bytes of data, the file has {limit}")]
+    TensorSize { tensor: Name, offset: u64, found: u128, limit: u64 },
     /// Data that does not start on a multiple of the alignment.
-    #[error("tensor {tensor} at offset {offset}: data offset {found} is not a multiple of the alignment {limit}")]
+    #[error(
+        "tensor {tensor} at offset {offset}: data offset {found} is not a multiple of the alignment {limit}"
+    )]
     Unaligned { tensor: Name, offset: u64, found: u64, limit: u64 },
     /// Data that ends behind the end of the file.
     #[error("tensor {tensor} at offset {offset}: data ends at byte {found}, the file has {limit}")]
     Outside { tensor: Name, offset: u64, found: u128, limit: u64 },
     /// Two tensors that share bytes.
-    #[error("tensor {tensor} at offset {offset}: data starts at byte {found}, but tensor {other} ends at {limit}")]
+    #[error(
+        "tensor {tensor} at offset {offset}: data starts at byte {found}, but tensor {other} ends at {limit}"
+    )]
     Overlap { tensor: Name, other: Name, offset: u64, found: u64, limit: u64 },
 
     // ---- use of an opened file
@@ -208,10 +223,14 @@ pub enum GgufError {
 
     // ---- weights
     /// A scale or a value that is NaN or infinite. The offset counts from the start of the tensor's data.
-    #[error("tensor {tensor}: block {block} ({ty}) has {field} {found} at byte {offset} of its data: not finite")]
+    #[error(
+        "tensor {tensor}: block {block} ({ty}) has {field} {found} at byte {offset} of its data: not finite"
+    )]
     NonFinite { tensor: Name, ty: &'static str, block: u64, field: &'static str, found: f64, offset: u64 },
     /// A piece of data that ends inside a block: a mistake of the caller.
-    #[error("tensor {tensor}: {found} bytes from block {block} on are no multiple of the {limit}-byte {ty} block")]
+    #[error(
+        "tensor {tensor}: {found} bytes from block {block} on are no multiple of the {limit}-byte {ty} block"
+    )]
     PartialBlock { tensor: Name, ty: &'static str, block: u64, found: u64, limit: u64 },
     /// A type whose scales we cannot check, so that its data is not accepted.
     #[error("tensor {tensor}: scales of type {ty} cannot be checked")]
@@ -256,7 +275,13 @@ mod tests {
     fn the_longest_line_stays_under_300_characters() {
         let name = || Name::new("\u{202e}".repeat(90).as_bytes());
         let lines = [
-            GgufError::Overlap { tensor: name(), other: name(), offset: u64::MAX, found: u64::MAX, limit: u64::MAX },
+            GgufError::Overlap {
+                tensor: name(),
+                other: name(),
+                offset: u64::MAX,
+                found: u64::MAX,
+                limit: u64::MAX,
+            },
             GgufError::Outside { tensor: name(), offset: u64::MAX, found: u128::MAX, limit: u64::MAX },
             GgufError::ArrayLength {
                 place: Place::Key(name()),

@@ -3,13 +3,13 @@
 
 use std::ops::RangeInclusive;
 
+use super::Gguf;
 use super::cursor::Span;
 use super::entries::Entry;
 use super::error::{GgufError, Name};
 use super::tensors::TensorInfo;
 use super::types::{GgmlType, ValueType};
 use super::values::{self, Array, BoolArray, F32Array, I32Array, StrArray, Value};
-use super::Gguf;
 
 /// One tensor of the file: name, shape, type and where its data lies. The data is read with [`Gguf::read_tensor`].
 #[derive(Clone, Copy)]
@@ -135,7 +135,12 @@ impl Gguf {
     ///
     /// # Errors
     /// When it is missing ([`GgufError::is_missing`]) or differs.
-    pub fn expect_tensor(&self, name: &str, dims: &[u64], types: &[GgmlType]) -> Result<Tensor<'_>, GgufError> {
+    pub fn expect_tensor(
+        &self,
+        name: &str,
+        dims: &[u64],
+        types: &[GgmlType],
+    ) -> Result<Tensor<'_>, GgufError> {
         let Some(tensor) = self.find_tensor(name) else {
             let wanted = format!("{} {}", shape_text(dims), types_text(types));
             return Err(GgufError::MissingTensor { tensor: Name::from(name), wanted });
@@ -382,6 +387,10 @@ impl Gguf {
     pub fn expect_len(&self, key: &str, wanted: usize) -> Result<(), GgufError> {
         let (array, offset) = self.need_array(key, "array")?;
         let (found, wanted) = (array.len() as u64, wanted as u64);
-        if found == wanted { Ok(()) } else { Err(GgufError::WrongLength { key: Name::from(key), offset, found, wanted }) }
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(GgufError::WrongLength { key: Name::from(key), offset, found, wanted })
+        }
     }
 }

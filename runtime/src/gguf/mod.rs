@@ -96,7 +96,17 @@ impl Gguf {
         let data_start = (copy.len() as u64).next_multiple_of(u64::from(alignment));
         tensors::place(&mut tensors, &copy, (data_start, file_len))?;
         let version = header.version;
-        Ok(Self { source: Box::new(source), copy, entries, by_key, tensors, by_name, version, alignment, data_start })
+        Ok(Self {
+            source: Box::new(source),
+            copy,
+            entries,
+            by_key,
+            tensors,
+            by_name,
+            version,
+            alignment,
+            data_start,
+        })
     }
 
     /// The format version, 2 or 3.
@@ -137,7 +147,8 @@ impl Gguf {
     /// # Errors
     /// When the tensor or the range does not exist, the file was truncated after opening, or the system fails.
     pub fn read_tensor(&self, idx: usize, offset: u64, out: &mut [u8]) -> Result<(), GgufError> {
-        let tensor = self.tensor(idx).ok_or(GgufError::TensorIndex { found: idx, limit: self.tensors.len() })?;
+        let tensor =
+            self.tensor(idx).ok_or(GgufError::TensorIndex { found: idx, limit: self.tensors.len() })?;
         let end = u128::from(offset) + out.len() as u128;
         if end > u128::from(tensor.bytes()) {
             let limit = tensor.bytes();
@@ -210,7 +221,11 @@ fn find_alignment(cur: &Cursor<'_>, entries: &[Entry]) -> Result<u32, GgufError>
 fn index_keys(copy: &[u8], entries: &[Entry]) -> Result<Vec<u32>, GgufError> {
     entries::sort_names(copy, |idx| entries[idx as usize].key, entries.len()).map_err(|(first, again)| {
         let (first, again) = (entries[first as usize].key, entries[again as usize].key);
-        GgufError::DuplicateKey { key: Name::new(first.of(copy)), offset: again.at.into(), first: first.at.into() }
+        GgufError::DuplicateKey {
+            key: Name::new(first.of(copy)),
+            offset: again.at.into(),
+            first: first.at.into(),
+        }
     })
 }
 

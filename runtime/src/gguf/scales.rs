@@ -23,7 +23,12 @@ struct Bad {
 /// `NonFinite` with tensor, block and byte offset in the tensor's data; `PartialBlock` when `bytes` is not a multiple
 /// of the block; `UncheckedType` for types with scales that no IEEE number holds (MXFP4, NVFP4) or that are spread
 /// over the block (IQ1_M).
-pub fn check_block_scales(ty: GgmlType, tensor: &str, first_block: u64, bytes: &[u8]) -> Result<(), GgufError> {
+pub fn check_block_scales(
+    ty: GgmlType,
+    tensor: &str,
+    first_block: u64,
+    bytes: &[u8],
+) -> Result<(), GgufError> {
     let block_bytes = ty.block_bytes();
     if !(bytes.len() as u64).is_multiple_of(block_bytes) {
         let (found, limit) = (bytes.len() as u64, block_bytes);
@@ -265,7 +270,11 @@ mod tests {
         for bits in 0..=u16::MAX {
             let raw = bits.to_le_bytes();
             assert_eq!(F16::flag(raw) & NOT_FINITE == 0, half::f16::from_bits(bits).is_finite(), "{bits:#x}");
-            assert_eq!(Bf16::flag(raw) & NOT_FINITE == 0, half::bf16::from_bits(bits).is_finite(), "{bits:#x}");
+            assert_eq!(
+                Bf16::flag(raw) & NOT_FINITE == 0,
+                half::bf16::from_bits(bits).is_finite(),
+                "{bits:#x}"
+            );
             for low in [0, 1, u16::MAX] {
                 let bits = u32::from(bits) << 16 | u32::from(low);
                 let finite = f32::from_bits(bits).is_finite();
@@ -280,7 +289,10 @@ mod tests {
     #[test]
     fn what_cannot_be_checked_is_refused() {
         let partial = check_block_scales(GgmlType::Q4_K, "w", 0, &[0; 143]);
-        assert!(matches!(partial, Err(GgufError::PartialBlock { found: 143, limit: 144, .. })), "{partial:?}");
+        assert!(
+            matches!(partial, Err(GgufError::PartialBlock { found: 143, limit: 144, .. })),
+            "{partial:?}"
+        );
         let unchecked = check_block_scales(GgmlType::MXFP4, "w", 0, &[0; 17]);
         assert!(matches!(unchecked, Err(GgufError::UncheckedType { .. })), "{unchecked:?}");
     }

@@ -136,7 +136,10 @@ mod tests {
         bytes.read_exact_at(&mut out, 2).unwrap();
         assert_eq!(out, [3, 4]);
         for offset in [3, 4, 5, u64::MAX] {
-            assert_eq!(bytes.read_exact_at(&mut out, offset).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+            assert_eq!(
+                bytes.read_exact_at(&mut out, offset).unwrap_err().kind(),
+                io::ErrorKind::UnexpectedEof
+            );
         }
     }
 

@@ -8,11 +8,11 @@ use super::types::GgmlType;
 /// The most tensors accepted; the largest models have about two thousand.
 pub(super) const MAX_TENSORS: u64 = 1 << 16;
 /// The longest tensor name, from the format's description.
-const MAX_NAME_BYTES: u64 = 64;
+pub(super) const MAX_NAME_BYTES: u64 = 64;
 /// The most dimensions of a tensor.
 pub(super) const MAX_DIMS: u32 = 4;
 /// Dimensions stay below 2^31, so that every index computed on a device from one fits 32 bits.
-const MAX_DIM: u64 = (1 << 31) - 1;
+pub(super) const MAX_DIM: u64 = (1 << 31) - 1;
 /// Length, one byte of name, dimension count, one dimension, type, offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
@@ -32,10 +32,19 @@ impl TensorInfo {
     pub fn dims(&self) -> &[u64] {
         self.dims.get(..self.n_dims as usize).unwrap_or_default()
     }
+
+    /// Where the file says where the data is: after name, dimension count, dimensions and type.
+    fn offset_field(&self) -> u64 {
+        u64::from(self.name.at) + u64::from(self.name.len) + 4 + 8 * u64::from(self.n_dims) + 4
+    }
 }
 
 /// Reads all `n` descriptions; offsets and sizes are not yet compared with the file.
-pub(super) fn parse(cur: &mut Cursor<'_>, n: (u64, u64), alignment: u32) -> Result<Vec<TensorInfo>, GgufError> {
+pub(super) fn parse(
+    cur: &mut Cursor<'_>,
+    n: (u64, u64),
+    alignment: u32,
+) -> Result<Vec<TensorInfo>, GgufError> {
     cur.spot = Spot::Header;
     check_count(cur, "tensor", n, (MAX_TENSORS, MIN_TENSOR_BYTES))?;
     let mut infos = Vec::new();
@@ -66,7 +75,12 @@ fn parse_one(cur: &mut Cursor<'_>, name: Span, alignment: u64) -> Result<TensorI
     let id = cur.u32()?;
     let shown = || Name::new(cur.bytes(name));
     let problem = if GgmlType::is_removed(id) { "removed" } else { "unknown" };
-    let ty = GgmlType::from_id(id).ok_or_else(|| GgufError::TensorType { tensor: shown(), offset, found: id, problem })?;
+    let ty = GgmlType::from_id(id).ok_or_else(|| GgufError::TensorType {
+        tensor: shown(),
+        offset,
+        found: id,
+        problem,
+    })?;
     if !dims[0].is_multiple_of(ty.block_elems()) {
         let (found, limit) = (dims[0], ty.block_elems());
         return Err(GgufError::Row { tensor: shown(), offset, ty: ty.name(), found, limit });
@@ -74,11 +88,8 @@ fn parse_one(cur: &mut Cursor<'_>, name: Span, alignment: u64) -> Result<TensorI
     // Four dimensions below 2^31 and blocks below 2^9 bytes stay below 2^133, so the product is checked; what does
     // not fit 64 bits does not fit any file.
     let bytes = ty.tensor_bytes(&dims[..n_dims as usize]).unwrap_or(u128::MAX);
-    let bytes = u64::try_from(bytes).ok().filter(|&b| b <= cur.file_len()).ok_or_else(|| GgufError::Outside {
-        tensor: shown(),
-        offset,
-        found: bytes,
-        limit: cur.file_len(),
+    let bytes = u64::try_from(bytes).ok().filter(|&b| b <= cur.file_len()).ok_or_else(|| {
+        GgufError::TensorSize { tensor: shown(), offset, found: bytes, limit: cur.file_len() }
     })?;
     let offset = cur.offset();
     let data_at = cur.u64()?;
@@ -125,7 +136,7 @@ pub(super) fn place(
         if end > u128::from(file_len) {
             return Err(GgufError::Outside {
                 tensor: Name::new(info.name.of(copy)),
-                offset: u64::from(info.name.at),
+                offset: info.offset_field(),
                 found: end,
                 limit: file_len,
             });
@@ -141,7 +152,7 @@ pub(super) fn place(
             return Err(GgufError::Overlap {
                 tensor: Name::new(high.name.of(copy)),
                 other: Name::new(low.name.of(copy)),
-                offset: u64::from(high.name.at),
+                offset: high.offset_field(),
                 found: high.data_at,
                 limit: end,
             });

@@ -161,8 +161,12 @@ impl<'a> Array<'a> {
 
     fn end(&self) -> Option<usize> {
         match self.elem {
-            ValueType::Str => (0..self.len).try_fold(self.first, |at, _| Some(at + 8 + string_bytes(self.copy, at)?.len())),
-            ValueType::Array => (0..self.len).try_fold(self.first, |at, _| Self::decode(self.copy, at)?.end()),
+            ValueType::Str => {
+                (0..self.len).try_fold(self.first, |at, _| Some(at + 8 + string_bytes(self.copy, at)?.len()))
+            }
+            ValueType::Array => {
+                (0..self.len).try_fold(self.first, |at, _| Self::decode(self.copy, at)?.end())
+            }
             number => Some(self.first + self.len * number.min_bytes() as usize),
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::types::{GgmlType, ValueType};
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, entries, tensors};
 
 /// A metadata value to write.
 #[derive(Clone, Debug, PartialEq)]
@@ -245,8 +245,11 @@ impl<'a> Writer<'a> {
         if !alignment.is_power_of_two() || !super::ALIGNMENT_RANGE.contains(&alignment) {
             return Err(WriteError::Alignment { found: alignment });
         }
-        check_names(self.kvs.iter().map(|(key, _)| key), super::entries::MAX_KEY_BYTES as usize)?;
-        check_names(self.tensors.iter().map(|t| &t.name), 64)?;
+        check_names(self.kvs.iter().map(|(key, _)| key), entries::MAX_KEY_BYTES)?;
+        check_names(self.tensors.iter().map(|t| &t.name), tensors::MAX_NAME_BYTES)?;
+        if let Some((key, _)) = self.kvs.iter().find(|(key, _)| !key.is_ascii()) {
+            return Err(WriteError::Name { name: key.clone(), problem: "is not ASCII" });
+        }
         let mut head = b"GGUF".to_vec();
         head.extend(3_u32.to_le_bytes());
         head.extend((self.tensors.len() as u64).to_le_bytes());
@@ -265,7 +268,8 @@ impl<'a> Writer<'a> {
             tensor.dims.iter().for_each(|dim| head.extend(dim.to_le_bytes()));
             head.extend(tensor.ty.id().to_le_bytes());
             head.extend(offset.to_le_bytes());
-            let end = offset.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(alignment.into()));
+            let end =
+                offset.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(alignment.into()));
             offset = end.ok_or_else(|| bad_dims(&tensor))?;
             sizes.push((tensor.name, bytes));
         }
@@ -275,12 +279,12 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn check_names<'n>(names: impl Iterator<Item = &'n String>, limit: usize) -> Result<(), WriteError> {
+fn check_names<'n>(names: impl Iterator<Item = &'n String>, limit: u64) -> Result<(), WriteError> {
     let mut seen = BTreeSet::new();
     for name in names {
         let problem = match name {
             _ if name.is_empty() => "is empty",
-            _ if name.len() > limit => "is too long",
+            _ if name.len() as u64 > limit => "is too long",
             _ if name.chars().any(char::is_control) => "holds a control character",
             _ if !seen.insert(name) => "occurs twice",
             _ => continue,
@@ -296,7 +300,9 @@ fn bad_dims(tensor: &Declared<'_>) -> WriteError {
 
 fn declared_bytes(tensor: &Declared<'_>) -> Result<u64, WriteError> {
     let bytes = match tensor.dims.len() as u32 {
-        1..=super::tensors::MAX_DIMS => tensor.ty.tensor_bytes(&tensor.dims),
+        1..=tensors::MAX_DIMS if tensor.dims.iter().all(|&dim| dim <= tensors::MAX_DIM) => {
+            tensor.ty.tensor_bytes(&tensor.dims)
+        }
         _ => None,
     };
     bytes.and_then(|b| u64::try_from(b).ok()).ok_or_else(|| bad_dims(tensor))
