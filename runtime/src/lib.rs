@@ -1,2 +1,3 @@
 //! runtime
 pub mod gguf;
+pub mod tokenizer;
