@@ -14,13 +14,21 @@
 //! Invariant: nothing here does IO, knows models or devices, or iterates a hash map: equal modules print equal bytes.
 #![forbid(unsafe_code)]
 
+pub mod builder;
+pub mod form;
 pub mod inst;
 pub mod module;
+pub mod print;
 pub mod sem;
 pub mod table;
 pub mod types;
+pub mod verify;
 
+pub use builder::EntryBuilder;
+pub use form::FormError;
 pub use inst::{Addr, AddrBase, Form, Guard, Imm, Inst, Operand, Special};
 pub use module::{Entry, Label, Module, Param, Reg, RegBank, SharedDecl, Stmt, Target};
+pub use print::{print, print_inst};
 pub use table::{Effect, Op, Row};
 pub use types::{Mod, Mods, Ty, Types};
+pub use verify::{Verified, VerifyError, verify};

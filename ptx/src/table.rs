@@ -7,7 +7,7 @@
 //!
 //! The file is one table and exempt from the length limit: splitting it would scatter what belongs side by side.
 
-use crate::types::{Mod, Ty};
+use crate::types::{Mod, Ty, Types};
 use Mod::*;
 
 /// One position of modifiers: at most one of `choices`, exactly one if `required`.
@@ -40,6 +40,17 @@ pub enum T {
     Fixed(Ty),
 }
 
+impl T {
+    /// The type named, in a form's terms; `AtLeast` gives the least.
+    pub fn of(self, types: Types) -> Option<Ty> {
+        match self {
+            T::Nth(i) | T::AtLeast(i) => types.get(i),
+            T::Wide(i) => types.get(i).and_then(Ty::widened),
+            T::Fixed(ty) => Some(ty),
+        }
+    }
+}
+
 /// One operand position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sig {
@@ -69,6 +80,23 @@ pub enum Sig {
     Mem,
     /// A label.
     Target,
+}
+
+impl Sig {
+    /// The type of the values at this position; `mov` moves the form's type.
+    pub fn value(self) -> Option<T> {
+        match self {
+            Sig::Dst(t) | Sig::Src(t) | Sig::SrcReg(t) | Sig::Lit(t) => Some(t),
+            Sig::DstVec(t) | Sig::SrcVec(t) | Sig::DstList(_, t) | Sig::SrcList(_, t) => Some(t),
+            Sig::DstMov | Sig::SrcMov | Sig::DstShfl => Some(T::Nth(0)),
+            Sig::Mem | Sig::Target => None,
+        }
+    }
+
+    /// Whether the registers at this position are written (those of an address are read).
+    pub fn writes(self) -> bool {
+        matches!(self, Sig::Dst(_) | Sig::DstVec(_) | Sig::DstList(..) | Sig::DstMov | Sig::DstShfl)
+    }
 }
 
 /// What an instruction touches beyond its registers; passes and the verifier go by it.
@@ -240,10 +268,10 @@ table! {
     Mov = "mov" [] [MOVES] (Sig::DstMov, Sig::SrcMov) Pure 50 "9.7.8 mov" "d = a; lists pack (first element in the low bits) or unpack";
     Prmt = "prmt" [] [B32] (D, A, A, A32) Pure 50 "9.7.8 prmt" "d = four bytes of b:a chosen by the nibbles of c; bit 3 of a nibble replicates the sign";
     Ld = "ld" [opt(LOAD_ORDER), opt(SCOPE), one(SPACE), opt(&[Nc]), opt(CACHE), opt(&[L2x128, L2x256]), opt(&[V2, V4])] [SCALARS] (Sig::DstVec(T::AtLeast(0)), Sig::Mem) Load 50 "9.7.8 ld" "d = memory at a; narrow types are extended to the register";
-    St = "st" [opt(STORE_ORDER), opt(SCOPE), one(GS), opt(&[Ca, Cg, Cs]), opt(&[V2, V4])] [SCALARS] (Sig::Mem, Sig::SrcVec(T::AtLeast(0))) Store 50 "9.7.8 st" "memory at a = b; narrow types take the low bits";
+    St = "st" [opt(STORE_ORDER), opt(SCOPE), one(GS), opt(&[Cg, Cs]), opt(&[V2, V4])] [SCALARS] (Sig::Mem, Sig::SrcVec(T::AtLeast(0))) Store 50 "9.7.8 st" "memory at a = b; narrow types take the low bits";
     Prefetch = "prefetch" [one(&[Global]), one(&[L1, L2])] [] (Sig::Mem) Load 50 "9.7.8 prefetch" "brings the line of a toward the cache named; no effect on values";
-    Cvta = "cvta" [one(&[To]), one(GS)] [ADDRESS] (D, A) Pure 50 "9.7.8 cvta" "d = generic address a as an address of the space";
-    Cvt = "cvt" [opt(ROUND), opt(&[Ftz]), opt(&[Sat])] [CONVERTED, CONVERTED] (Sig::Dst(T::AtLeast(0)), Sig::Src(T::AtLeast(1))) Pure 50 "9.7.8 cvt" "d = a converted; float to int saturates and NaN gives 0, int narrowing wraps unless .sat";
+    Cvta = "cvta" [one(&[To]), one(&[Global])] [ADDRESS] (D, A) Pure 50 "9.7.8 cvta" "d = generic address a as an address of the space";
+    Cvt = "cvt" [opt(ROUND), opt(&[Sat])] [CONVERTED, CONVERTED] (Sig::Dst(T::AtLeast(0)), Sig::SrcReg(T::AtLeast(1))) Pure 50 "9.7.8 cvt" "d = a converted; float to int saturates, NaN gives 0 (2^63 for 64-bit types); int narrowing wraps unless .sat; bf16 to f32 keeps all bits";
     CvtPack = "cvt" [one(&[Rn])] [&[Ty::F16x2], F32] (D32, Sig::Src(T::Nth(1)), Sig::Src(T::Nth(1))) Pure 80 "9.7.8 cvt" "d = f16 pair: a rounded in the high half, b in the low half";
     ShflSync = "shfl" [one(&[Sync]), one(&[Bfly, Down, Up, Idx])] [B32] (Sig::DstShfl, A, A32, A32, MASK) Sync 50 "9.7.8 shfl.sync" "d = a of another lane (b: lane or offset, c: clamp and segment); p = whether that lane was in range, else d = own a";
 
