@@ -14,6 +14,7 @@
 mod bpe;
 mod bytes;
 mod error;
+mod from_gguf;
 mod special;
 mod split;
 mod spm;
@@ -25,6 +26,7 @@ mod vocab;
 mod tests;
 
 pub use error::TokenizerError;
+pub use from_gguf::VocabLoadError;
 pub use split::{Pre, word_ranges};
 pub use stream::{ControlTokens, StreamDecoder};
 pub use texts::Texts;

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use super::error::{TokenizerError, excerpt};
-use super::vocab::{Lexicon, MAX_TOKEN_BYTES, Vocab, check_parallel};
+use super::vocab::{Lexicon, MAX_TOKEN_BYTES, Vocab};
 
 /// The character that stands for a space.
 pub(super) const SPACE_MARK: char = '\u{2581}';
@@ -65,15 +65,11 @@ impl PartialEq for Pair {
 impl Eq for Pair {}
 
 impl Spm {
-    /// Checks the scores of `vocab`: one a token, each finite.
+    /// Takes the scores of `vocab`, which `Lexicon::new` has checked. Errors when there are none.
     pub(super) fn new(vocab: &Vocab, lexicon: &Lexicon) -> Result<Self, TokenizerError> {
         let Some(scores) = &vocab.scores else {
             return Err(TokenizerError::MissingArray { array: "scores", model: "llama" });
         };
-        check_parallel("scores", scores.len(), lexicon.kinds.len())?;
-        if let Some((index, found)) = scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
-            return Err(TokenizerError::ScoreNotFinite { index, found: *found });
-        }
         // Adding zero turns a negative zero into a positive one.
         let scores = scores.iter().map(|score| score + 0.0).collect();
         let longest = lexicon.texts.iter().map(str::len).max().unwrap_or(0).min(MAX_TOKEN_BYTES);

@@ -133,7 +133,7 @@ pub(super) struct Lexicon {
 }
 
 impl Lexicon {
-    /// Checks all of a vocabulary but its scores and merges, which belong to one algorithm each.
+    /// Checks all of a vocabulary but its merges, which belong to one algorithm.
     pub(super) fn new(vocab: &Vocab) -> Result<Self, TokenizerError> {
         let n_tokens = vocab.tokens.len();
         if n_tokens == 0 {
@@ -141,6 +141,7 @@ impl Lexicon {
         }
         let kinds = check_kinds(vocab)?;
         check_lengths(&vocab.tokens, &kinds)?;
+        check_scores(vocab)?;
         check_ids(vocab)?;
         let byte_tokens = check_byte_tokens(&vocab.tokens, &kinds)?;
         let index = TextIndex::build(&vocab.tokens)?;
@@ -189,11 +190,7 @@ fn check_kinds(vocab: &Vocab) -> Result<Vec<TokenKind>, TokenizerError> {
 }
 
 /// That a parallel array has one entry a token.
-pub(super) fn check_parallel(
-    array: &'static str,
-    found: usize,
-    expected: usize,
-) -> Result<(), TokenizerError> {
+fn check_parallel(array: &'static str, found: usize, expected: usize) -> Result<(), TokenizerError> {
     if found == expected { Ok(()) } else { Err(TokenizerError::LengthMismatch { array, found, expected }) }
 }
 
@@ -210,6 +207,15 @@ fn check_lengths(texts: &Texts, kinds: &[TokenKind]) -> Result<(), TokenizerErro
         }
     }
     Ok(())
+}
+
+fn check_scores(vocab: &Vocab) -> Result<(), TokenizerError> {
+    let Some(scores) = &vocab.scores else { return Ok(()) };
+    check_parallel("scores", scores.len(), vocab.tokens.len())?;
+    match scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
+        Some((index, found)) => Err(TokenizerError::ScoreNotFinite { index, found: *found }),
+        None => Ok(()),
+    }
 }
 
 fn check_ids(vocab: &Vocab) -> Result<(), TokenizerError> {
