@@ -218,6 +218,7 @@ fn broken_cvt(form: Form) -> Option<&'static str> {
     }
     match (to.is_float(), from.is_float()) {
         (false, false) if integral || nearest || directed => Some("between integers nothing is rounded"),
+        (false, false) if sat && covers(to, from) => Some(".sat is for conversions that can overflow"),
         (false, true) if !integral => Some("float to integer needs one of .rni, .rzi, .rmi, .rpi"),
         (false, true) if sat => Some("float to integer always saturates; .sat says nothing"),
         (true, false) if to == Ty::F32 && !(nearest || directed) => {
@@ -238,6 +239,15 @@ fn broken_cvt(form: Form) -> Option<&'static str> {
             Some("narrowing a float needs .rn, the mode defined here")
         }
         _ => None,
+    }
+}
+
+/// Whether an integer type holds every value of another.
+fn covers(to: Ty, from: Ty) -> bool {
+    match (to.is_signed(), from.is_signed()) {
+        (true, false) => to.bits() > from.bits(),
+        (false, true) => false,
+        _ => to.bits() >= from.bits(),
     }
 }
 
@@ -385,6 +395,7 @@ mod tests {
             (Op::Setp, &[Lt], &[Ty::B32], "bit types"),
             (Op::Cvt, &[Rn], &[Ty::Bf16, Ty::S32], "bf16"),
             (Op::Cvt, &[Rn], &[Ty::U8, Ty::U32], "nothing is rounded"),
+            (Op::Cvt, &[Sat], &[Ty::S32, Ty::U16], "can overflow"),
             (Op::Cvt, &[], &[Ty::S32, Ty::F32], "needs one of .rni"),
             (Op::Cvt, &[Rni, Sat], &[Ty::S32, Ty::F32], "always saturates"),
             (Op::Cvt, &[], &[Ty::F32, Ty::S32], "integer to f32"),

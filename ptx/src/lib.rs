@@ -15,9 +15,11 @@
 #![forbid(unsafe_code)]
 
 pub mod builder;
+pub mod cfg;
 pub mod form;
 pub mod inst;
 pub mod module;
+pub mod parse;
 pub mod print;
 pub mod sem;
 pub mod table;
@@ -28,6 +30,7 @@ pub use builder::EntryBuilder;
 pub use form::FormError;
 pub use inst::{Addr, AddrBase, Form, Guard, Imm, Inst, Operand, Special};
 pub use module::{Entry, Label, Module, Param, Reg, RegBank, SharedDecl, Stmt, Target};
+pub use parse::{ParseError, parse};
 pub use print::{print, print_inst};
 pub use table::{Effect, Op, Row};
 pub use types::{Mod, Mods, Ty, Types};

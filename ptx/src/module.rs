@@ -4,7 +4,7 @@
 //! members print as `%acc_0 … %acc_2`. Banks are named after DSL variables, so a local change of a kernel gives a
 //! local change of its text.
 
-use crate::inst::Inst;
+use crate::inst::{Inst, Operand};
 use crate::types::Ty;
 
 /// `.target`: a compute capability, and whether arch-specific features (`sm_90a`) may be used.
@@ -105,4 +105,46 @@ pub struct Module {
     pub target: Target,
     /// Kernels.
     pub entries: Vec<Entry>,
+}
+
+impl Entry {
+    /// Numbers labels in the order of their definition. Labels without a definition keep their order behind those,
+    /// if an instruction uses them, and are dropped otherwise.
+    pub fn number_labels(&mut self) {
+        let mut order: Vec<Label> = Vec::new();
+        let defined = self.body.iter().filter_map(|stmt| match stmt {
+            Stmt::Label(label) => Some(*label),
+            _ => None,
+        });
+        let used = self.body.iter().flat_map(|stmt| match stmt {
+            Stmt::Inst(inst) => inst.operands.as_slice(),
+            _ => &[],
+        });
+        let used = used.filter_map(|operand| match operand {
+            Operand::Label(label) => Some(*label),
+            _ => None,
+        });
+        for label in defined.chain(used) {
+            if !order.contains(&label) && (label.0 as usize) < self.labels.len() {
+                order.push(label);
+            }
+        }
+        let renumber = |label: &mut Label| {
+            if let Some(place) = order.iter().position(|old| old == label) {
+                *label = Label(place as u32);
+            }
+        };
+        for stmt in &mut self.body {
+            match stmt {
+                Stmt::Label(label) => renumber(label),
+                Stmt::Inst(inst) => inst.operands.iter_mut().for_each(|operand| {
+                    if let Operand::Label(label) = operand {
+                        renumber(label);
+                    }
+                }),
+                Stmt::Comment(_) => {}
+            }
+        }
+        self.labels = order.iter().map(|label| self.labels[label.0 as usize].clone()).collect();
+    }
 }

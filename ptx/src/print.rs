@@ -148,6 +148,7 @@ fn print_addr(entry: &Entry, addr: Addr) -> String {
     };
     match addr.offset {
         0 => format!("[{base}]"),
-        offset => format!("[{base}{offset:+}]"),
+        // A negative offset is added too: PTX has no subtraction in addresses.
+        offset => format!("[{base}+{offset}]"),
     }
 }

@@ -285,7 +285,7 @@ table! {
     BarWarpSync = "bar" [one(&[Warp]), one(&[Sync])] [] (MASK) Sync 50 "9.7.12 bar.warp.sync" "waits for the lanes of the mask; memory is ordered among them";
     Fence = "fence" [one(&[AcqRel, Sc]), one(SCOPE)] [] () Sync 70 "9.7.12 fence" "orders this thread's memory accesses at the scope";
     Atom = "atom" [opt(RMW_ORDER), opt(SCOPE), one(GS), one(RMW)] [ATOMIC] (D, Sig::Mem, A) Store 50 "9.7.12 atom" "d = memory at a; memory = memory op b, as one step";
-    AtomCas = "atom" [opt(RMW_ORDER), opt(SCOPE), one(GS), one(&[Cas])] [&[Ty::B32, Ty::B64, Ty::U32, Ty::U64]] (D, Sig::Mem, A, A) Store 50 "9.7.12 atom" "d = memory at a; memory = c if it was b, as one step";
+    AtomCas = "atom" [opt(RMW_ORDER), opt(SCOPE), one(GS), one(&[Cas])] [&[Ty::B32, Ty::B64]] (D, Sig::Mem, A, A) Store 50 "9.7.12 atom" "d = memory at a; memory = c if it was b, as one step";
     Red = "red" [opt(&[Relaxed, Release]), opt(SCOPE), one(GS), one(RED)] [ATOMIC] (Sig::Mem, A) Store 50 "9.7.12 red" "memory at a = memory op b, as one step";
     GridDepControl = "griddepcontrol" [one(&[Wait, LaunchDependents])] [] () Sync 90 "9.7.12 griddepcontrol" "wait: until the grids this one depends on are done and visible; launch_dependents: dependents may be scheduled";
     Nanosleep = "nanosleep" [] [&[Ty::U32]] (A) Sync 70 "9.7.12 nanosleep" "suspends the thread for about a nanoseconds";

@@ -32,15 +32,17 @@ impl<T> Deref for Verified<T> {
     }
 }
 
-/// Checks a module.
+/// Checks a module, and numbers the labels of each entry in the order of their definition (unused names are dropped),
+/// so that equal texts are equal modules.
 ///
 /// # Errors
 /// The first rule broken, with the entry, the statement, and both things that disagree.
-pub fn verify(module: Module) -> Result<Verified<Module>, VerifyError> {
+pub fn verify(mut module: Module) -> Result<Verified<Module>, VerifyError> {
     structure::check_module(&module).map_err(|fault| VerifyError::Module { fault: Box::new(fault) })?;
     for entry in &module.entries {
         verify_entry(&module, entry)?;
     }
+    module.entries.iter_mut().for_each(Entry::number_labels);
     Ok(Verified(module))
 }
 
