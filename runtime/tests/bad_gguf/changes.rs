@@ -145,3 +145,23 @@ fn a_source_that_shrinks_or_fails_is_an_error_of_its_own() {
     let g = Gguf::parse(Unreliable { bytes, says, fails_from: u64::MAX }).unwrap();
     assert!(walk(&g) > 348);
 }
+
+/// Opening a pipe without a writer would wait for ever.
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_is_refused_without_waiting() {
+    let path = scratch("pipe.gguf");
+    match std::process::Command::new("mkfifo").arg(&path).status() {
+        Ok(status) if status.success() => {}
+        other => {
+            println!("skipped: mkfifo: {other:?}");
+            return;
+        }
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let opened = path.clone();
+    std::thread::spawn(move || tell.send(Gguf::open(opened).map(|_| ())));
+    let outcome = told.recv_timeout(std::time::Duration::from_secs(10));
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(outcome, Ok(Err(GgufError::NotAFile { .. }))), "{outcome:?}");
+}

@@ -30,6 +30,12 @@ fn magic_and_version() {
 }
 
 #[test]
+fn version_2_is_read_as_3_is() {
+    let g = monomorph_runtime::gguf::Gguf::from_bytes(header(|f| f.version = 2)).unwrap();
+    assert_eq!((g.version(), g.get_str("general.architecture").unwrap()), (2, "llama"));
+}
+
+#[test]
 fn counts() {
     for n in [u64::MAX, 1 << 63, 1 << 62, 1 << 40, 1 << 32, 1 << 31, 1 << 19, 40] {
         cases! {
@@ -43,6 +49,13 @@ fn counts() {
     cases! { "tensor cap": huge.build() => E::Count { what: "tensor", limit: 65_536, .. }, }
     (huge.n_tensors, huge.n_entries) = (None, Some(1 << 20));
     cases! { "entry cap": huge.build() => E::Count { what: "metadata", limit: 262_144, .. }, }
+    // The least entry has 14 bytes and the least tensor 33: exactly one more than the rest of the file can hold.
+    let mut small = File::new();
+    (small.entries, small.alignment, small.data_bytes) = (Vec::new(), 1, 3 * 14 + 13);
+    small.n_entries = Some(4);
+    cases! { "entry count just over": small.build() => E::Count { found: 4, limit: 3, .. }, }
+    (small.n_entries, small.n_tensors, small.data_bytes) = (Some(0), Some(3), 2 * 33 + 32);
+    cases! { "tensor count just over": small.build() => E::Count { found: 3, limit: 2, .. }, }
     // One more than there is: the padding reads as an empty name.
     let mut one_more = File::new().tensor(tensor("a", &[8], T_F32, 0)).data(64);
     one_more.n_tensors = Some(2);
