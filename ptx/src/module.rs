@@ -16,6 +16,22 @@ pub struct Target {
     pub arch_specific: bool,
 }
 
+impl Target {
+    /// The `.version` a module of this target has: that of the table, or the first that knows the target. `None` for
+    /// a target that does not exist; only compute capability 9.0 and later has arch-specific ones.
+    pub fn version(self) -> Option<(u8, u8)> {
+        let version = match self.sm {
+            50 | 52 | 53 | 60 | 61 | 62 | 70 | 72 | 75 | 80 | 86 | 87 | 89 if !self.arch_specific => (8, 1),
+            90 => (8, 1),
+            100 => (8, 6),
+            120 => (8, 7),
+            103 | 121 => (8, 8),
+            _ => return None,
+        };
+        Some(version)
+    }
+}
+
 /// A register bank: `.reg .ty %name_<count>;`. Invariant: names of the banks of an entry are unique.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegBank {

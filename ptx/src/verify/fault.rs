@@ -42,8 +42,10 @@ pub enum Fault {
     Form(#[from] FormError),
     #[error("needs sm_{needed}, the module's target is {target}")]
     Target { needed: u32, target: String },
-    #[error("`.version {found}` is not the version of the table, {expected}")]
-    Version { found: String, expected: String },
+    #[error("there is no target {target}")]
+    UnknownTarget { target: String },
+    #[error("`.version {found}` is not that of modules for {target}, {expected}")]
+    Version { found: String, expected: String, target: String },
     #[error("takes {expected} operands, found {found}")]
     OperandCount { expected: usize, found: usize },
     #[error("operand {position} must be {expected}, found {found}")]

@@ -7,9 +7,6 @@ use crate::module::{Entry, Label, Module};
 use crate::table::ROWS;
 use crate::types::Ty;
 
-/// The ISA whose sections the table cites; later forms are not in it.
-const VERSION: (u8, u8) = (8, 1);
-
 /// Static shared memory of a CTA on every target: what `ptxas` accepts without an opt-in (48 KiB).
 const STATIC_SHARED_BYTES: u64 = 48 * 1024;
 
@@ -17,9 +14,11 @@ const STATIC_SHARED_BYTES: u64 = 48 * 1024;
 const MAX_THREADS: u64 = 1024;
 
 pub(super) fn check_module(module: &Module) -> Result<(), Fault> {
-    if module.version != VERSION {
+    let target = module.target.to_string();
+    let Some(version) = module.target.version() else { return Err(Fault::UnknownTarget { target }) };
+    if module.version != version {
         let spell = |(major, minor): (u8, u8)| format!("{major}.{minor}");
-        return Err(Fault::Version { found: spell(module.version), expected: spell(VERSION) });
+        return Err(Fault::Version { found: spell(module.version), expected: spell(version), target });
     }
     for line in &module.header {
         check_comment(line)?;
