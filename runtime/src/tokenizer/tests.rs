@@ -332,3 +332,75 @@ fn a_megabyte_of_one_character_takes_linear_time() {
         }
     }
 }
+
+/// Numbers for made-up vocabularies; the seed is in the message of a failure.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+
+    fn text(&mut self, most: usize) -> String {
+        const CHARS: [char; 12] =
+            ['a', 'b', '<', '>', ' ', '\n', '1', '\'', 'Ġ', '\u{2581}', '🙂', '\u{301}'];
+        (0..self.below(most + 1)).map(|_| CHARS[self.below(CHARS.len())]).collect()
+    }
+}
+
+#[test]
+fn made_up_vocabularies_are_refused_or_work_but_never_panic() {
+    let mut n_accepted = 0;
+    for seed in 0..4000 {
+        let mut numbers = Numbers(seed);
+        let model = [VocabModel::Gpt2, VocabModel::Llama][numbers.below(2)];
+        let mut words: Vec<String> = (0..numbers.below(24)).map(|_| numbers.text(4)).collect();
+        words.sort();
+        words.dedup();
+        let types = words.iter().map(|_| 1 + numbers.below(5) as i32).collect();
+        let mut merges: Vec<String> = Vec::new();
+        for word in &words {
+            let cut = word.char_indices().nth(1).map_or(0, |(at, _)| at);
+            if numbers.below(3) == 0 && cut > 0 {
+                merges.push(format!("{} {}", &word[..cut], &word[cut..]));
+            }
+        }
+        let id = |numbers: &mut Numbers| Some(numbers.below(25) as u32).filter(|id| *id < 20);
+        let vocab = Vocab {
+            model,
+            pre: ["qwen2", "llama-bpe", "gpt-2", "default", "smollm", "?"][numbers.below(6)].into(),
+            tokens: Texts::collect("tokens", words.iter().map(String::as_str)).unwrap(),
+            token_types: Some(types).filter(|_| numbers.below(8) > 0),
+            scores: Some(words.iter().map(|_| numbers.below(9) as f32 - 4.0).collect()),
+            merges: Some(Texts::collect("merges", merges.iter().map(String::as_str)).unwrap()),
+            ids: SpecialIds { bos: id(&mut numbers), unk: id(&mut numbers), ..SpecialIds::default() },
+            add_bos: numbers.below(2) == 0,
+            add_eos: false,
+            add_space_prefix: numbers.below(2) == 0,
+        };
+        let Ok(tokenizer) = Tokenizer::new(&vocab) else { continue };
+        n_accepted += 1;
+        for special in [Special::Parse, Special::AsText] {
+            let text = numbers.text(20);
+            let Ok(ids) = tokenizer.encode(&text, special) else { continue };
+            assert!(ids.iter().all(|id| *id < tokenizer.vocab_size()), "seed {seed}");
+            assert!(tokenizer.decode(&ids, ControlTokens::Show).is_ok(), "seed {seed}");
+        }
+    }
+    assert!(n_accepted > 400, "only {n_accepted} of 4000 were accepted, so little was tested");
+}
+
+#[test]
+fn the_longest_tokens_that_are_accepted_keep_a_megabyte_linear() {
+    // Every length up to the limit is a token, so each step of the merging looks one up.
+    let runs: Vec<String> = (1..=2048).map(|n| "a".repeat(n)).collect();
+    let words: Vec<(&str, f32)> = runs.iter().map(|word| (word.as_str(), word.len() as f32)).collect();
+    let tokenizer = Tokenizer::new(&llama(&words)).unwrap();
+    let start = Instant::now();
+    let ids = tokenizer.encode(&"a".repeat(1 << 20), Special::Parse).unwrap();
+    assert_eq!(ids, vec![258 + 2048; 512]);
+    let took = start.elapsed();
+    println!("2048 lengths took {took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
