@@ -399,6 +399,8 @@ mod tests {
         assert!(drawn[1] > 0 && drawn[3] > drawn[1]);
         let drawn = counts(&mut sampler(|config| config.top_k = 2), &[0.0; 5], 2_000);
         assert!(drawn[0] > 800 && drawn[1] > 800 && drawn[2..] == [0, 0, 0], "{drawn:?}");
+        // A negative zero is a tie with zero.
+        assert_eq!(counts(&mut sampler(|config| config.top_k = 1), &[-0.0, 0.0], 10), [10, 0]);
         let drawn = counts(&mut sampler(|config| config.top_k = 9), &[0.0; 3], 300);
         assert!(drawn.iter().all(|count| *count > 50), "{drawn:?}");
     }
@@ -456,7 +458,10 @@ mod tests {
         assert_eq!(greedy.sample(&[3.0, 2.0, 1.0], &[0, 1, 0, 0]).unwrap(), 0);
         // A negative logit is multiplied, so that it falls too.
         assert_eq!(greedy.sample(&[-1.0, -1.5], &[0]).unwrap(), 1);
-        assert_eq!(greedy.sample(&[f32::MIN, f32::MIN], &[0, 1]).unwrap(), 0);
+        // What would overflow stays a number, so that the rest can still be drawn from.
+        let mut drawing = sampler(|config| config.repetition_penalty = 2.0);
+        let drawn: Vec<u32> = (0..50).map(|_| drawing.sample(&[f32::MIN; 2], &[0, 1]).unwrap()).collect();
+        assert!(drawn.contains(&0) && drawn.contains(&1), "{drawn:?}");
     }
 
     #[test]

@@ -155,10 +155,11 @@ impl Bpe {
     }
 }
 
-/// Joins a pair unless one of its symbols has changed since it was noted.
+/// Joins a pair unless one of its symbols has changed since it was noted. A join gives its left symbol another id and
+/// its right one none, so unchanged ids mean that the two still are neighbours.
 fn join(symbols: &mut [Symbol], pair: &Pair) -> bool {
     let (left, right) = (symbols[pair.left as usize], symbols[pair.right as usize]);
-    if left.id != pair.left_id || left.next != pair.right || right.id != pair.right_id {
+    if left.id != pair.left_id || right.id != pair.right_id {
         return false;
     }
     symbols[pair.left as usize].id = pair.made;

@@ -23,7 +23,7 @@ const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 /// Why a model file gives no tokenizer.
 #[derive(Debug, Error)]
 pub enum VocabLoadError {
-    /// A key is missing, of another type, or of another length.
+    /// A key is missing or of another type.
     #[error(transparent)]
     Metadata(#[from] GgufError),
     /// What the keys say is no vocabulary.
@@ -47,8 +47,8 @@ impl Tokenizer {
 }
 
 impl Vocab {
-    /// The vocabulary as it stands in a model file. Key types and array lengths are checked here; the rest is checked
-    /// by [`Tokenizer::new`].
+    /// The vocabulary as it stands in a model file. The types of the keys are checked here; the rest is checked by
+    /// [`Tokenizer::new`].
     ///
     /// Absent keys: `pre` is `default`; a `llama` vocabulary has the begin, end and unknown tokens 1, 2 and 0, starts a
     /// text with the begin token and puts a space before it; a `gpt2` vocabulary has no such tokens, and starts with the
@@ -64,10 +64,8 @@ impl Vocab {
         Ok(Self {
             model,
             pre: pre.to_owned(),
-            token_types: parallel(file, TOKEN_TYPE, tokens.len(), |key| {
-                Ok(file.get_arr_i32(key)?.iter().collect())
-            })?,
-            scores: parallel(file, SCORES, tokens.len(), |key| Ok(file.get_arr_f32(key)?.iter().collect()))?,
+            token_types: optional(file.get_arr_i32(TOKEN_TYPE))?.map(|types| types.iter().collect()),
+            scores: optional(file.get_arr_f32(SCORES))?.map(|scores| scores.iter().collect()),
             merges: optional(file.get_arr_str(MERGES))?
                 .map(|_| texts(file, ("merges", MERGES)))
                 .transpose()?,
@@ -83,18 +81,6 @@ impl Vocab {
 fn texts(file: &Gguf, (array, key): (&'static str, &'static str)) -> Result<Texts, VocabLoadError> {
     let strings = file.get_arr_str(key)?;
     Texts::collect(array, strings.iter()).map_err(|error| located(file, error))
-}
-
-/// An array that has one entry a token, if it is there.
-fn parallel<T>(
-    file: &Gguf,
-    key: &str,
-    n_tokens: usize,
-    read: impl Fn(&str) -> Result<T, GgufError>,
-) -> Result<Option<T>, GgufError> {
-    let Some(values) = optional(read(key))? else { return Ok(None) };
-    file.expect_len(key, n_tokens)?;
-    Ok(Some(values))
 }
 
 fn special_ids(file: &Gguf, model: VocabModel) -> Result<SpecialIds, GgufError> {
@@ -234,12 +220,12 @@ mod tests {
         type Change = (&'static str, Option<KvValue>);
         let cases: [(Change, &str); 8] = [
             (("tokenizer.ggml.eos_token_id", Some(6_u32.into())), "tokenizer.ggml.eos_token_id at offset"),
-            ((TOKEN_TYPE, Some(KvValue::i32s(&[2, 3, 3, 1, 1]))), TOKEN_TYPE),
+            ((TOKEN_TYPE, Some(KvValue::i32s(&[2, 3, 3, 1, 1]))), "token_type has 5 entries but there are 6"),
             ((TOKEN_TYPE, Some(KvValue::i32s(&[2, 3, 3, 1, 1, 7]))), "tokenizer.ggml.token_type at offset"),
             ((TOKEN_TYPE, None), "token_type is missing"),
             ((SCORES, Some(KvValue::i32s(&[0; 6]))), SCORES),
             ((SCORES, Some(KvValue::f32s(&[0.0, 0.0, 0.0, 0.0, 0.0, f32::NAN]))), "scores[5] = NaN"),
-            ((SCORES, Some(KvValue::f32s(&[0.0; 7]))), SCORES),
+            ((SCORES, Some(KvValue::f32s(&[0.0; 7]))), "scores has 7 entries but there are 6"),
             ((MODEL, Some("bert".into())), "tokenizer.ggml.model at offset"),
         ];
         for (change, expected) in cases {

@@ -142,21 +142,17 @@ impl Tokenizer {
             Special::Parse => &self.every_special,
             Special::AsText => &self.user_defined,
         };
-        // The space prefix goes before text that starts the whole or follows a special token.
-        let mut lead = self.space_prefix();
+        // Each part that is text starts the whole or follows a special token, and so gets the space prefix.
+        let lead = self.space_prefix();
         for part in matcher.partition(text) {
             match part {
-                Part::Token(id) => {
-                    ids.push(id);
-                    lead = self.space_prefix();
-                }
+                Part::Token(id) => ids.push(id),
                 Part::Text(range) => {
                     let part = text.get(range).unwrap_or("");
                     match &self.model {
                         Model::Bpe(bpe) => bpe.encode(&self.lexicon, part, ids)?,
                         Model::Spm(spm) => spm.encode(&self.lexicon, (lead, part), ids)?,
                     }
-                    lead = "";
                 }
             }
         }

@@ -100,6 +100,7 @@ mod tests {
     #[test]
     fn an_error_is_replaced_at_once_and_a_cut_end_at_the_end() {
         let mut stream = Utf8Stream::default();
+        assert_eq!(stream.push(&[0xFF]), "\u{FFFD}");
         assert_eq!(stream.push(&[0xFF, b'a']), "\u{FFFD}a");
         assert_eq!(stream.push(&[0xF0, 0x9F]), "");
         assert_eq!(stream.push(b"b"), "\u{FFFD}b");

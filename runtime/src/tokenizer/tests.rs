@@ -68,6 +68,22 @@ fn bpe_joins_the_lowest_rank_first_and_the_leftmost_of_equals() {
 }
 
 #[test]
+fn joined_symbols_find_their_neighbours_on_both_sides() {
+    // The second join stands right of the first and must meet its result.
+    let vocab = gpt2("qwen2", &["ab", "cd", "abcd"], &[], &["a b", "c d", "ab cd"]);
+    assert_eq!(tokens(&vocab, "abcd"), [258]);
+    let words =
+        [("a", -9.0), ("b", -9.0), ("c", -9.0), ("d", -9.0), ("ab", -1.0), ("cd", -2.0), ("abcd", -3.0)];
+    assert_eq!(tokens(&llama(&words), "abcd"), [265]);
+}
+
+#[test]
+fn unused_tokens_give_no_text() {
+    let tokenizer = Tokenizer::new(&gpt2("qwen2", &[], &[("[PAD1]", 5)], &[])).unwrap();
+    assert_eq!(tokenizer.decode(&[97, 256, 98], ControlTokens::Show).unwrap(), "ab");
+}
+
+#[test]
 fn a_merge_listed_twice_keeps_its_first_rank() {
     let vocab = gpt2("qwen2", &["ab", "bc"], &[], &["a b", "b c", "a b"]);
     assert_eq!(tokens(&vocab, "abc"), [256, 99]);
@@ -293,6 +309,8 @@ fn a_vocabulary_without_byte_tokens_says_which_byte_is_missing() {
     vocab.token_types = None;
     let error = Tokenizer::new(&vocab).unwrap().encode("ab", Special::Parse).unwrap_err();
     assert_eq!(error, TokenizerError::NoTokenForByte { byte: b'b' });
+    vocab.ids.unk = Some(0);
+    assert_eq!(tokens(&vocab, "ab"), [0, 0]);
 }
 
 /// One megabyte of the texts that make careless tokenizers quadratic.
