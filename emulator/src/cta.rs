@@ -1,0 +1,168 @@
+//! One CTA: its warps, their barrier, and a state that can be left and resumed, so that CTAs that wait for each other
+//! take turns on one thread.
+//!
+//! `bar.sync` completes when every warp that still has live lanes waits at the same barrier. Threads that exited do
+//! not count: hardware's counter of expected threads goes down as they leave.
+
+use crate::code::Code;
+use crate::memory::Globals;
+use crate::shared::Shared;
+use crate::trap::{Fault, Trap, TrapKind};
+use crate::warp::{Context, Pause, Warp};
+
+/// Slots a warp runs before others get a turn.
+const SLICE: u64 = 1 << 14;
+
+/// What all CTAs of a launch have in common.
+pub(crate) struct LaunchInfo<'a> {
+    pub code: &'a Code,
+    pub globals: &'a Globals,
+    pub args: &'a [u64],
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Steps that a CTA may take.
+    pub step_limit: u64,
+    /// Whether shared memory is checked for written bytes and races.
+    pub checked: bool,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// All threads exited.
+    Done,
+    /// A warp seems to wait for another CTA.
+    Waiting,
+}
+
+/// State of a CTA.
+pub(crate) struct Cta {
+    warps: Vec<Warp>,
+    /// What each warp did last.
+    pauses: Vec<Pause>,
+    shared: Shared,
+    position: [u32; 3],
+    epoch: u32,
+}
+
+impl Cta {
+    /// A CTA of a launch, to be placed by [`Cta::start`].
+    pub fn new(info: &LaunchInfo<'_>) -> Cta {
+        let threads = info.block[0] * info.block[1] * info.block[2];
+        let warps: Vec<Warp> =
+            (0..threads.div_ceil(32)).map(|index| Warp::new(info.code, index, info.block)).collect();
+        let bytes = info.code.shared_bytes;
+        let shared = if info.checked {
+            Shared::checked(bytes, info.code.shared_vars.clone())
+        } else {
+            Shared::unchecked(bytes)
+        };
+        Cta { pauses: vec![Pause::Slice; warps.len()], warps, shared, position: [0; 3], epoch: 0 }
+    }
+
+    /// Becomes the CTA with a linear index, at its first instruction.
+    pub fn start(&mut self, index: u64, grid: [u32; 3]) {
+        let (x, y) = (u64::from(grid[0]), u64::from(grid[1]));
+        self.position = [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32];
+        self.epoch = 0;
+        self.shared.reset();
+        self.warps.iter_mut().for_each(Warp::reset);
+        self.pauses.fill(Pause::Slice);
+    }
+
+    /// Slots executed since the start.
+    pub fn steps(&self) -> u64 {
+        self.warps.iter().map(|warp| warp.steps).sum()
+    }
+
+    /// Runs until the CTA is done, or until a warp has polled memory for a whole slice.
+    ///
+    /// # Errors
+    /// The trap.
+    pub fn run(&mut self, info: &LaunchInfo<'_>) -> Result<Turn, Box<Trap>> {
+        loop {
+            let mut polled = false;
+            for i in 0..self.warps.len() {
+                if self.pauses[i] != Pause::Slice {
+                    continue;
+                }
+                self.warps[i].polls = 0;
+                let cx = Context {
+                    code: info.code,
+                    globals: info.globals,
+                    shared: &self.shared,
+                    args: info.args,
+                    cta: self.position,
+                    grid: info.grid,
+                    block: info.block,
+                    epoch: self.epoch,
+                };
+                let warp = &mut self.warps[i];
+                self.pauses[i] = match warp.run(&cx, SLICE) {
+                    Ok(pause) => pause,
+                    Err(fault) => return Err(self.trap(info, i, *fault)),
+                };
+                polled |= self.pauses[i] == Pause::Slice && self.warps[i].polls > 0;
+            }
+            if self.pauses.iter().all(|p| *p == Pause::Exit) {
+                return Ok(Turn::Done);
+            }
+            if !self.pauses.contains(&Pause::Slice) {
+                self.complete_barrier(info)?;
+            }
+            let steps = self.steps();
+            if steps > info.step_limit {
+                let warp = self.pauses.iter().position(|p| *p != Pause::Exit).unwrap_or(0);
+                let kind = TrapKind::StepLimit { steps, limit: info.step_limit };
+                return Err(self.trap(info, warp, self.fault_of(warp, kind)));
+            }
+            if polled {
+                return Ok(Turn::Waiting);
+            }
+        }
+    }
+
+    fn fault_of(&self, warp: usize, kind: TrapKind) -> Fault {
+        Fault { lane: self.warps[warp].mask.trailing_zeros(), kind }
+    }
+
+    /// Lets the warps go on, if all that live wait at the same barrier.
+    fn complete_barrier(&mut self, info: &LaunchInfo<'_>) -> Result<(), Box<Trap>> {
+        let mut waiting = self.pauses.iter().enumerate().filter_map(|(i, pause)| match pause {
+            Pause::Barrier(id) => Some((i, *id)),
+            _ => None,
+        });
+        if let Some((first, id)) = waiting.next()
+            && let Some((other, other_id)) = waiting.find(|(_, other)| *other != id)
+        {
+            let kind = TrapKind::BarrierDeadlock {
+                warp: first as u32,
+                barrier: id,
+                other_warp: other as u32,
+                other_barrier: other_id,
+            };
+            return Err(self.trap(info, first, self.fault_of(first, kind)));
+        }
+        self.epoch += 1;
+        for pause in &mut self.pauses {
+            if *pause != Pause::Exit {
+                *pause = Pause::Slice;
+            }
+        }
+        Ok(())
+    }
+
+    fn trap(&self, info: &LaunchInfo<'_>, warp: usize, fault: Fault) -> Box<Trap> {
+        let warp = &self.warps[warp];
+        let pc = info.code.origin.get(warp.last_slot()).copied().unwrap_or(0);
+        let lane = fault.lane as usize & 31;
+        Box::new(Trap {
+            entry: info.code.name.clone(),
+            pc,
+            statement: info.code.text.get(pc as usize).cloned().unwrap_or_default(),
+            cta: self.position,
+            thread: [warp.tid[0][lane], warp.tid[1][lane], warp.tid[2][lane]],
+            kind: fault.kind,
+        })
+    }
+}

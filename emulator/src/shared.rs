@@ -1,0 +1,94 @@
+//! Shared memory of one CTA: plain words, since a CTA runs on one thread.
+
+use std::cell::Cell;
+use std::sync::MutexGuard;
+
+use crate::memory::{InitMap, Space};
+use crate::race::CtaShadow;
+use crate::trap::SpaceName;
+
+/// A CTA's shared variables, one after the other, starting at address 0.
+pub(crate) struct Shared {
+    words: Box<[Cell<u32>]>,
+    bytes: u64,
+    init: Option<InitMap>,
+    /// Who accessed what since the last barrier, where that is checked.
+    pub shadow: Option<CtaShadow>,
+    /// `(start, end)` of each variable, where leaving one for its neighbour is checked.
+    pub variables: Vec<(u32, u32)>,
+}
+
+impl Shared {
+    /// Memory for variables at the given `(start, end)` byte ranges, with all checks.
+    pub fn checked(bytes: u32, variables: Vec<(u32, u32)>) -> Shared {
+        let bytes = u64::from(bytes);
+        Shared {
+            init: Some(InitMap::new(bytes)),
+            shadow: Some(CtaShadow::new(bytes)),
+            variables,
+            ..Shared::unchecked(bytes as u32)
+        }
+    }
+
+    /// Memory of `bytes` bytes with bounds and alignment checks only.
+    pub fn unchecked(bytes: u32) -> Shared {
+        let words = (0..bytes.div_ceil(4)).map(|_| Cell::new(0)).collect();
+        Shared { words, bytes: u64::from(bytes), init: None, shadow: None, variables: Vec::new() }
+    }
+
+    /// Ready for the next CTA. Contents stay: they are as undefined as the hardware's.
+    pub fn reset(&mut self) {
+        if let Some(init) = &self.init {
+            init.clear();
+        }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.clear();
+        }
+    }
+}
+
+impl Space for Shared {
+    const NAME: SpaceName = SpaceName::Shared;
+
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn base(&self) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn load<const V: usize>(&self, word: usize) -> Option<[u32; V]> {
+        let words = self.words.get(word..word + V)?;
+        let mut values = [0; V];
+        for (value, word) in values.iter_mut().zip(words) {
+            *value = word.get();
+        }
+        Some(values)
+    }
+
+    #[inline(always)]
+    fn store<const V: usize>(&self, word: usize, values: [u32; V]) {
+        if let Some(words) = self.words.get(word..word + V) {
+            for (value, word) in values.iter().zip(words) {
+                word.set(*value);
+            }
+        }
+    }
+
+    fn store_bits(&self, word: usize, mask: u32, value: u32) {
+        if let Some(word) = self.words.get(word) {
+            word.set(word.get() & !mask | value & mask);
+        }
+    }
+
+    fn wide_lock(&self) -> Option<MutexGuard<'_, ()>> {
+        None
+    }
+
+    fn init(&self) -> Option<&InitMap> {
+        self.init.as_ref()
+    }
+}

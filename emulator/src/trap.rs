@@ -1,0 +1,193 @@
+//! What a bad kernel looks like from outside: a [`Trap`] that names the place, the thread and both numbers.
+
+use std::fmt;
+
+/// A state space, as traps name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceName {
+    /// Device memory.
+    Global,
+    /// Shared memory of the CTA.
+    Shared,
+}
+
+impl fmt::Display for SpaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SpaceName::Global => "global",
+            SpaceName::Shared => "shared",
+        })
+    }
+}
+
+/// Why a launch was stopped. Addresses and sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrapKind {
+    /// An access that leaves its allocation (or shared variable).
+    #[error("out of bounds: {bytes} bytes at {space} address {addr:#x}, offset {offset} of {limit} bytes")]
+    OutOfBounds {
+        /// Space of the access.
+        space: SpaceName,
+        /// Address.
+        addr: u64,
+        /// Size of the access.
+        bytes: u32,
+        /// Offset from the start of the allocation.
+        offset: u64,
+        /// Size of the allocation.
+        limit: u64,
+    },
+    /// An address that belongs to no live allocation: null, freed or made up.
+    #[error("no allocation: {bytes} bytes at global address {addr:#x}")]
+    NoAllocation {
+        /// Address.
+        addr: u64,
+        /// Size of the access.
+        bytes: u32,
+    },
+    /// An address that is not a multiple of the size of the access.
+    #[error("misaligned: {space} address {addr:#x} is no multiple of {align}")]
+    Misaligned {
+        /// Space of the access.
+        space: SpaceName,
+        /// Address.
+        addr: u64,
+        /// Size of the whole access, vectors included.
+        align: u32,
+    },
+    /// A read of bytes that nobody wrote.
+    #[error("uninitialised: read of {bytes} bytes at {space} address {addr:#x}")]
+    Uninitialised {
+        /// Space of the access.
+        space: SpaceName,
+        /// Address.
+        addr: u64,
+        /// Size of the access.
+        bytes: u32,
+    },
+    /// Two threads touched a byte with no barrier between, and at least one wrote.
+    #[error(
+        "race: {access} of {space} address {addr:#x} conflicts with the {other_access} by thread {other}"
+    )]
+    Race {
+        /// Space of the access.
+        space: SpaceName,
+        /// Address.
+        addr: u64,
+        /// `"read"`, `"write"` or `"atomic"`.
+        access: &'static str,
+        /// The earlier access.
+        other_access: &'static str,
+        /// Linear index in its CTA of the thread of the earlier access.
+        other: u32,
+    },
+    /// `bar.sync` executed by some lanes of a warp while others, still alive, are elsewhere.
+    #[error(
+        "barrier divergence: bar.sync {barrier} reached by lanes {arrived:#010x} of live lanes {live:#010x}"
+    )]
+    BarrierDivergence {
+        /// Barrier number.
+        barrier: u32,
+        /// Lanes that execute the barrier.
+        arrived: u32,
+        /// Lanes that have not exited.
+        live: u32,
+    },
+    /// Every warp waits, but not all at the same barrier.
+    #[error(
+        "barrier deadlock: warp {warp} waits at barrier {barrier}, warp {other_warp} at barrier {other_barrier}"
+    )]
+    BarrierDeadlock {
+        /// A warp.
+        warp: u32,
+        /// Its barrier.
+        barrier: u32,
+        /// Another warp.
+        other_warp: u32,
+        /// The barrier that one waits at.
+        other_barrier: u32,
+    },
+    /// A warp-wide instruction whose member mask names live lanes that do not execute it.
+    #[error("member mask {mask:#010x} names live lanes that are not executing; executing: {active:#010x}")]
+    MissingMembers {
+        /// The mask operand.
+        mask: u32,
+        /// Lanes that execute the instruction.
+        active: u32,
+    },
+    /// A lane that executes a warp-wide instruction without being in its own member mask.
+    #[error("lane {lane} is not in its own member mask {mask:#010x}")]
+    NotAMember {
+        /// The lane.
+        lane: u32,
+        /// Its mask operand.
+        mask: u32,
+    },
+    /// `shfl.sync` from a lane that does not execute it.
+    #[error("shuffle reads lane {source_lane}, which is not executing; executing: {active:#010x}")]
+    InactiveSource {
+        /// The lane read.
+        source_lane: u32,
+        /// Lanes that execute the instruction.
+        active: u32,
+    },
+    /// An `.aligned` or `.uni` instruction on which the lanes of a warp do not agree.
+    #[error("divergence: all {expected:#010x} lanes must agree here, {found:#010x} do")]
+    NotUniform {
+        /// Lanes that had to take part.
+        expected: u32,
+        /// Lanes that did.
+        found: u32,
+    },
+    /// The `trap` instruction.
+    #[error("the kernel executed trap")]
+    Explicit,
+    /// The CTA ran longer than any kernel should: a deadlock between CTAs or an endless loop.
+    #[error("step limit: the CTA executed {steps} warp-instructions, limit {limit}")]
+    StepLimit {
+        /// Steps of the CTA.
+        steps: u64,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// A launch that was stopped. Its effects on memory up to that point remain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// Kernel.
+    pub entry: String,
+    /// Index of the statement in the entry's body.
+    pub pc: u32,
+    /// Text of the statement.
+    pub statement: String,
+    /// Block index.
+    pub cta: [u32; 3],
+    /// Thread index in the block.
+    pub thread: [u32; 3],
+    /// What happened.
+    pub kind: TrapKind,
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trap { entry, pc, statement, cta, thread, kind } = self;
+        write!(f, "{entry} statement {pc} `{statement}`: cta {cta:?} thread {thread:?}: {kind}")
+    }
+}
+
+impl std::error::Error for Trap {}
+
+/// A trap before it knows its place: the lane that caused it, and why.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub lane: u32,
+    pub kind: TrapKind,
+}
+
+impl Fault {
+    /// Boxed, so that the path without faults carries one word.
+    pub fn new(lane: u32, kind: TrapKind) -> Box<Fault> {
+        Box::new(Fault { lane, kind })
+    }
+}
