@@ -161,7 +161,6 @@ impl Op {
 
 const INT: &[Ty] = &[Ty::U32, Ty::S32, Ty::U64, Ty::S64, Ty::U16, Ty::S16];
 const INT32: &[Ty] = &[Ty::U32, Ty::S32];
-const INT3264: &[Ty] = &[Ty::U32, Ty::S32, Ty::U64, Ty::S64];
 const SIGNED: &[Ty] = &[Ty::S32, Ty::S64];
 const F32: &[Ty] = &[Ty::F32];
 const B32: &[Ty] = &[Ty::B32];
@@ -223,8 +222,8 @@ table! {
     MulWide = "mul" [one(&[Wide])] [&[Ty::U32, Ty::S32, Ty::U16, Ty::S16]] (Sig::Dst(T::Wide(0)), A, A) Pure 50 "9.7.1 mul" "d = a * b, of twice the width";
     MadInt = "mad" [one(&[Lo, Hi])] [INT] (D, A, A, A) Pure 50 "9.7.1 mad" "d = low or high half of a * b, plus c, modulo 2^n";
     MadWide = "mad" [one(&[Wide])] [&[Ty::U32, Ty::S32, Ty::U16, Ty::S16]] (Sig::Dst(T::Wide(0)), A, A, Sig::Src(T::Wide(0))) Pure 50 "9.7.1 mad" "d = a * b + c, of twice the width";
-    DivInt = "div" [] [INT] (D, A, A) Pure 50 "9.7.1 div" "d = a / b toward zero; b = 0 is unspecified by the ISA and all ones here";
-    RemInt = "rem" [] [INT] (D, A, A) Pure 50 "9.7.1 rem" "d = a mod b, sign of a; b = 0 is unspecified by the ISA and gives a here";
+    DivInt = "div" [] [INT] (D, A, A) Pure 50 "9.7.1 div" "d = a / b toward zero; b = 0 is unspecified by the ISA and all ones here, as on devices";
+    RemInt = "rem" [] [INT] (D, A, A) Pure 50 "9.7.1 rem" "d = a mod b, sign of a; b = 0 is unspecified by the ISA and all ones here, as on devices";
     MinInt = "min" [] [INT] (D, A, A) Pure 50 "9.7.1 min" "d = lesser of a and b";
     MaxInt = "max" [] [INT] (D, A, A) Pure 50 "9.7.1 max" "d = greater of a and b";
     AbsInt = "abs" [] [SIGNED] (D, A) Pure 50 "9.7.1 abs" "d = |a|, the least value stays";
@@ -232,8 +231,9 @@ table! {
     Popc = "popc" [] [&[Ty::B32, Ty::B64]] (D32, A) Pure 50 "9.7.1 popc" "d = number of one bits of a";
     Clz = "clz" [] [&[Ty::B32, Ty::B64]] (D32, A) Pure 50 "9.7.1 clz" "d = number of leading zero bits of a";
     Brev = "brev" [] [&[Ty::B32, Ty::B64]] (D, A) Pure 50 "9.7.1 brev" "d = bits of a in reverse";
-    Bfe = "bfe" [] [INT3264] (D, A, A32, A32) Pure 50 "9.7.1 bfe" "d = c bits of a from bit b, extended by the type's sign (b and c modulo 256)";
-    Bfi = "bfi" [] [&[Ty::B32, Ty::B64]] (D, A, A, A32, A32) Pure 50 "9.7.1 bfi" "f = b with d bits from bit c replaced by the low bits of a (c and d modulo 256)";
+    // 64-bit bfe and bfi are left out: devices do not reduce their position and length as the ISA says.
+    Bfe = "bfe" [] [INT32] (D, A, A32, A32) Pure 50 "9.7.1 bfe" "d = c bits of a from bit b, extended by the type's sign (b and c modulo 256)";
+    Bfi = "bfi" [] [B32] (D, A, A, A32, A32) Pure 50 "9.7.1 bfi" "f = b with d bits from bit c replaced by the low bits of a (c and d modulo 256)";
     Dp4a = "dp4a" [] [INT32, INT32] (D32, A32, A32, A32) Pure 61 "9.7.1 dp4a" "d = c + sum of the 4 products of bytes of a and b, each extended by its type, modulo 2^32";
     Dp2a = "dp2a" [one(&[Lo, Hi])] [INT32, INT32] (D32, A32, A32, A32) Pure 61 "9.7.1 dp2a" "d = c + sum of the 2 products of halves of a and the low or high two bytes of b";
 

@@ -46,7 +46,10 @@ pub fn rcp_f32(a: f32) -> f32 {
 /// √a, rounded to nearest even; √-0 = -0.
 #[inline]
 pub fn sqrt_f32(a: f32) -> f32 {
-    quiet_f32(a.sqrt())
+    // The root is taken of |a| and the sign of -0 put back: on a plain `sqrt(a)`, LLVM folds the select for negative
+    // arguments away, because one NaN is as good as another to it, and the host's own NaN comes through.
+    let root = a.abs().sqrt().to_bits() | a.to_bits() & 0x8000_0000;
+    f32::from_bits(if a >= 0.0 { root } else { NAN_F32 })
 }
 
 /// a · b + c with one rounding to nearest even.

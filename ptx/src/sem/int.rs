@@ -187,10 +187,10 @@ pub fn div_u32(a: u32, b: u32) -> u32 {
     a.checked_div(b).unwrap_or(u32::MAX)
 }
 
-/// a mod b, a when b is 0.
+/// a mod b, all ones when b is 0.
 #[inline]
 pub fn rem_u32(a: u32, b: u32) -> u32 {
-    a.checked_rem(b).unwrap_or(a)
+    a.checked_rem(b).unwrap_or(u32::MAX)
 }
 
 /// a / b toward zero, all ones when b is 0, wrapping for the least value over -1.
@@ -199,10 +199,10 @@ pub fn div_s32(a: i32, b: i32) -> i32 {
     if b == 0 { -1 } else { a.wrapping_div(b) }
 }
 
-/// a mod b with the sign of a; a when b is 0.
+/// a mod b with the sign of a, all ones when b is 0.
 #[inline]
 pub fn rem_s32(a: i32, b: i32) -> i32 {
-    if b == 0 { a } else { a.wrapping_rem(b) }
+    if b == 0 { -1 } else { a.wrapping_rem(b) }
 }
 
 /// The mathematical value of the bits of an integer type.
@@ -247,7 +247,7 @@ fn arithmetic(form: Form, args: &[u64]) -> Option<u64> {
         Op::MulWide => (a * b, 2 * ty.bits()),
         Op::MadWide => (a * b + i128::from(*args.get(2)?), 2 * ty.bits()),
         Op::DivInt => (if b == 0 { -1 } else { a / b }, ty.bits()),
-        Op::RemInt => (if b == 0 { a } else { a % b }, ty.bits()),
+        Op::RemInt => (if b == 0 { -1 } else { a % b }, ty.bits()),
         Op::MinInt => (a.min(b), ty.bits()),
         Op::MaxInt => (a.max(b), ty.bits()),
         _ => return None,
