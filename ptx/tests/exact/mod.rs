@@ -1,4 +1,28 @@
 //! Exact f32 arithmetic on integers, written from IEEE 754 and not from the code under test, and a random source.
+//! Each test program uses its part of this.
+#![allow(dead_code)]
+
+/// Bits of zeros, subnormals, limits, neighbours of one, infinities and NaNs.
+pub const EDGE_FLOATS: &[u32] = &[
+    0,
+    0x8000_0000,
+    1,
+    0x8000_0001,
+    0x007f_ffff,
+    0x0080_0000,
+    0x3f7f_ffff,
+    0x3f80_0000,
+    0x3f80_0001,
+    0xbf80_0000,
+    0x4b00_0001,
+    0x7f7f_ffff,
+    0xff7f_ffff,
+    0x7f80_0000,
+    0xff80_0000,
+    0x7fc0_0000,
+    0xffc0_1234,
+    0x7f80_0001,
+];
 
 /// m · 2^e.
 #[derive(Clone, Copy, Debug)]
