@@ -1,4 +1,42 @@
-//! runtime
+//! The runtime of Monomorph: a thin engine that loads a GGUF model and runs it through generated kernels, on CUDA or
+//! on the emulator, with the same bits.
+//!
+//! ```text
+//! Gguf ─► select_table ─► Model::load ─► Session ─► Generation (tokens)
+//!         (plan::Table)   (Queue: cuda | emulator)
+//! ```
+//!
+//! The runtime executes a [`plan::Table`] and knows nothing of how it was made: it resolves every argument to an
+//! address once and then walks over launches. No public call panics, prints, exits or reads the environment. Errors
+//! have three classes, see [`Error::class`].
+#![deny(unsafe_code)]
+
+mod binding;
+mod cancel;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code, reason = "the driver is a C library; the only unsafe code of the workspace")]
+pub mod cuda;
+mod device;
+mod error;
 pub mod gguf;
+mod memory;
+mod model;
+pub mod queue;
+mod rope;
 pub mod sampling;
+mod session;
+mod source;
+pub mod synth;
+mod table_check;
 pub mod tokenizer;
+
+pub use binding::{BindError, select_table};
+pub use cancel::CancelToken;
+pub use device::{DeviceChoice, DeviceOptions, Opened, open_device};
+pub use error::Error;
+pub use memory::MemoryPlan;
+pub use model::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Model};
+pub use queue::ErrorClass;
+pub use rope::RopeTable;
+pub use session::{FinishReason, GenerateOptions, Generation, Session, Timings};
+pub use source::{BoundWeights, WeightSource};

@@ -1,0 +1,17 @@
+//! NVIDIA devices through the driver API. The only unsafe code of the workspace lives here; what is built on it is
+//! safe.
+//!
+//! ```text
+//! probe  is there a driver, and has it every function that we call?   (the binding panics on a missing one)
+//! driver owners of driver objects, one unsafe call a block
+//! upload pinned staging, two halves in turn
+//! queue  the trait: deadline, poison, fork check
+//! ```
+
+mod driver;
+mod probe;
+mod queue;
+mod upload;
+
+pub use probe::{device_count, probe};
+pub use queue::{CudaOptions, CudaQueue};

@@ -1,0 +1,111 @@
+//! How much device memory a model takes, computed before any of it is taken.
+
+use std::fmt;
+
+use plan::{BufferDesc, Place, Slot, Table};
+
+/// Devices hand out memory in pieces of this size.
+const GRANULE_BYTES: u64 = 512;
+
+/// Device memory of a model and its sessions, bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Name of the spec.
+    pub spec: String,
+    /// Positions of each session.
+    pub context: u32,
+    /// Sessions at a time.
+    pub sessions: u32,
+    /// Weights as the kernels read them.
+    pub weights_bytes: u64,
+    /// Constant tables shared by all sessions (RoPE).
+    pub tables_bytes: u64,
+    /// The file's bytes of the largest tensor that is re-packed; only while loading.
+    pub staging_bytes: u64,
+    /// Key and value cache of one session.
+    pub kv_bytes: u64,
+    /// Scratch of one session: its arena.
+    pub arena_bytes: u64,
+    /// Other buffers of one session: control, logits.
+    pub own_bytes: u64,
+}
+
+impl MemoryPlan {
+    /// The memory of `table` with `sessions` sessions of `context` positions.
+    #[must_use]
+    pub fn new(table: &Table, context: u32, sessions: u32) -> Self {
+        let mut plan = Self {
+            spec: table.spec.to_string(),
+            context,
+            sessions,
+            weights_bytes: table
+                .weights
+                .iter()
+                .map(|w| granules(w.packed_bytes))
+                .fold(0, u64::saturating_add),
+            tables_bytes: 0,
+            staging_bytes: staging_bytes(table),
+            kv_bytes: 0,
+            arena_bytes: granules(table.arena_bytes),
+            own_bytes: 0,
+        };
+        for buffer in table.buffers.iter().filter(|b| b.place == Place::Own) {
+            let part = match buffer.slot {
+                Slot::RopeTable => &mut plan.tables_bytes,
+                Slot::KCache(_) | Slot::VCache(_) => &mut plan.kv_bytes,
+                _ => &mut plan.own_bytes,
+            };
+            *part = part.saturating_add(granules(buffer_bytes(buffer, context)));
+        }
+        plan
+    }
+
+    /// Memory of one session.
+    #[must_use]
+    pub fn session_bytes(&self) -> u64 {
+        self.kv_bytes.saturating_add(self.arena_bytes).saturating_add(self.own_bytes)
+    }
+
+    /// The most memory held at any time: staging is given back before the first session starts.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        let sessions = self.session_bytes().saturating_mul(u64::from(self.sessions));
+        let constant = self.weights_bytes.saturating_add(self.tables_bytes);
+        constant.saturating_add(sessions.max(self.staging_bytes))
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} with {} × {} positions needs {} bytes: weights {}, tables {}, and {} × (KV {}, arena {}, other {}) or \
+             staging {}",
+            self.spec,
+            self.sessions,
+            self.context,
+            self.peak_bytes(),
+            self.weights_bytes,
+            self.tables_bytes,
+            self.sessions,
+            self.kv_bytes,
+            self.arena_bytes,
+            self.own_bytes,
+            self.staging_bytes,
+        )
+    }
+}
+
+/// Bytes of `buffer` for `context` positions.
+pub(crate) fn buffer_bytes(buffer: &BufferDesc, context: u32) -> u64 {
+    buffer.bytes.saturating_add(buffer.bytes_per_pos.saturating_mul(u64::from(context)))
+}
+
+/// Bytes of the largest tensor that goes through a repack kernel.
+pub(crate) fn staging_bytes(table: &Table) -> u64 {
+    table.weights.iter().filter(|w| w.repack.is_some()).map(plan::WeightDesc::raw_bytes).max().unwrap_or(0)
+}
+
+fn granules(bytes: u64) -> u64 {
+    bytes.max(1).checked_next_multiple_of(GRANULE_BYTES).unwrap_or(u64::MAX)
+}

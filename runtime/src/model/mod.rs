@@ -1,0 +1,140 @@
+//! A model on a device: its weights as the kernels read them, its kernels, and what all sessions share.
+
+mod load;
+
+use std::fmt;
+use std::sync::Arc;
+
+use plan::Table;
+
+use crate::cancel::CancelToken;
+use crate::error::Error;
+use crate::memory::MemoryPlan;
+use crate::queue::{Buf, Kernels, Queue};
+use crate::session::Session;
+use crate::source::WeightSource;
+
+/// Context of a session where the caller does not say, unless the model was trained for less.
+pub const DEFAULT_CONTEXT: u32 = 4096;
+
+/// How far a load is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of weights uploaded.
+    pub done_bytes: u64,
+    /// Bytes of weights in the file.
+    pub total_bytes: u64,
+}
+
+/// How to load.
+#[derive(Clone, Default)]
+pub struct LoadOptions<'a> {
+    /// Positions of each session; `None`: the model's own context, at most [`DEFAULT_CONTEXT`].
+    pub context: Option<u32>,
+    /// How many sessions the memory check counts; `None`: one.
+    pub sessions: Option<u32>,
+    /// Called after each piece of weights.
+    pub progress: Option<&'a dyn Fn(LoadProgress)>,
+    /// Ends the load with [`Error::Cancelled`]; everything taken is given back.
+    pub cancel: CancelToken,
+}
+
+/// A loaded model. Clones share it; it is freed with the last of them and of its sessions.
+#[derive(Clone)]
+pub struct Model {
+    shared: Arc<Shared>,
+}
+
+/// Invariant: `table` passed the table check for `context`; `weights` has one buffer for each weight of it.
+struct Shared {
+    table: Table,
+    kernels: Arc<dyn Kernels>,
+    weights: Vec<Buf>,
+    /// The RoPE table, when the table has one.
+    rope: Option<Buf>,
+    queue: Arc<dyn Queue>,
+    context: u32,
+    memory: MemoryPlan,
+}
+
+const _: () = {
+    const fn shared_between_threads<T: Send + Sync>() {}
+    shared_between_threads::<Model>();
+};
+
+impl Model {
+    /// Loads the weights of `source` for `table`'s kernels. All or nothing: after an error the device holds nothing
+    /// of the model.
+    ///
+    /// # Errors
+    /// When the source is not the model of `table`, memory does not suffice (found before the first upload), a
+    /// weight is not finite, the caller cancels, or the device fails.
+    pub fn load(
+        queue: &Arc<dyn Queue>,
+        table: &Table,
+        source: &dyn WeightSource,
+        options: &LoadOptions<'_>,
+    ) -> Result<Self, Error> {
+        let shared = load::load(queue, table, source, options)?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// A new session with caches of its own.
+    ///
+    /// # Errors
+    /// When memory does not suffice or the device fails.
+    pub fn session(&self) -> Result<Session, Error> {
+        Session::new(self)
+    }
+
+    /// The table that runs.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        &self.shared.table
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<dyn Queue> {
+        &self.shared.queue
+    }
+
+    /// The compiled kernels of [`Model::table`].
+    #[must_use]
+    pub fn kernels(&self) -> &Arc<dyn Kernels> {
+        &self.shared.kernels
+    }
+
+    /// Positions of each session.
+    #[must_use]
+    pub fn context(&self) -> u32 {
+        self.shared.context
+    }
+
+    /// What it takes of the device.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.shared.memory
+    }
+
+    /// The packed weights, in the order of the table.
+    #[must_use]
+    pub fn weights(&self) -> &[Buf] {
+        &self.shared.weights
+    }
+
+    /// The RoPE table.
+    pub(crate) fn rope(&self) -> Option<&Buf> {
+        self.shared.rope.as_ref()
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("spec", &self.shared.table.spec)
+            .field("device", &self.shared.queue.name())
+            .field("context", &self.shared.context)
+            .finish_non_exhaustive()
+    }
+}
