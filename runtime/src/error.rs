@@ -6,6 +6,7 @@ use crate::gguf::GgufError;
 use crate::memory::MemoryPlan;
 use crate::queue::{ErrorClass, QueueError};
 use crate::sampling::SamplingError;
+use crate::tokenizer::{TokenizerError, VocabLoadError};
 
 /// Why the runtime could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,22 @@ pub enum Error {
     /// The model file is not the model that the kernels were made for.
     #[error(transparent)]
     Bind(Box<BindError>),
+    /// The vocabulary of the model file is malformed.
+    #[error(transparent)]
+    Vocabulary(Box<VocabLoadError>),
+    /// A text cannot be written in the vocabulary, or a token cannot be read.
+    #[error(transparent)]
+    Tokenizer(Box<TokenizerError>),
+    /// The vocabulary is not that of the model.
+    #[error("the vocabulary has {found} tokens, the embedding of spec {spec} has {wanted} rows")]
+    VocabularySize {
+        /// Spec of the table.
+        spec: String,
+        /// Tokens of the vocabulary.
+        found: u32,
+        /// Rows of the embedding.
+        wanted: u32,
+    },
     /// Sampling parameters out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -144,5 +161,17 @@ impl From<BindError> for Error {
 impl From<GgufError> for Error {
     fn from(error: GgufError) -> Self {
         Self::Gguf(Box::new(error))
+    }
+}
+
+impl From<VocabLoadError> for Error {
+    fn from(error: VocabLoadError) -> Self {
+        Self::Vocabulary(Box::new(error))
+    }
+}
+
+impl From<TokenizerError> for Error {
+    fn from(error: TokenizerError) -> Self {
+        Self::Tokenizer(Box::new(error))
     }
 }

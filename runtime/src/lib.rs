@@ -6,6 +6,8 @@
 //!         (plan::Table)   (Queue: cuda | emulator)
 //! ```
 //!
+//! [`TextModel`] is the short way, from a file to a stream of text.
+//!
 //! The runtime executes a [`plan::Table`] and knows nothing of how it was made: it resolves every argument to an
 //! address once and then walks over launches. No public call panics, prints, exits or reads the environment. Errors
 //! have three classes, see [`Error::class`].
@@ -28,6 +30,7 @@ mod session;
 mod source;
 pub mod synth;
 mod table_check;
+mod text;
 pub mod tokenizer;
 
 pub use binding::{BindError, select_table};
@@ -40,3 +43,4 @@ pub use queue::ErrorClass;
 pub use rope::RopeTable;
 pub use session::{FinishReason, GenerateOptions, Generation, Session, Timings};
 pub use source::{BoundWeights, WeightSource};
+pub use text::{TextModel, TextStream};

@@ -18,6 +18,16 @@ impl RopeTable {
         Self { inverse_frequencies }
     }
 
+    /// The same with each pair's frequency divided by its factor, as models do that were stretched to a longer
+    /// context; a pair without a factor stays as it is.
+    #[must_use]
+    pub fn with_factors(mut self, factors: &[f32]) -> Self {
+        for (frequency, factor) in self.inverse_frequencies.iter_mut().zip(factors) {
+            *frequency /= f64::from(*factor);
+        }
+        self
+    }
+
     /// f32 values a position: a `(cos, sin)` for each pair.
     #[must_use]
     pub fn values_per_position(&self) -> usize {
@@ -58,6 +68,10 @@ mod tests {
             assert_eq!(row[2 * i], (7.0 * frequency).cos() as f32, "cos {i}");
             assert_eq!(row[2 * i + 1], (7.0 * frequency).sin() as f32, "sin {i}");
         }
+        let mut stretched = vec![0.0; 8];
+        table.clone().with_factors(&[1.0, 2.0, 4.0, 8.0]).fill(7, &mut stretched);
+        assert_eq!(stretched[0], row[0]);
+        assert_eq!(stretched[3], (7.0f64 * 0.1 / 2.0).sin() as f32);
         let mut tail = vec![0.0; 8 * 3];
         table.fill(37, &mut tail);
         assert_eq!(tail, all[8 * 37..], "a piece equals the same rows of the whole");

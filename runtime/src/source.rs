@@ -22,4 +22,12 @@ pub trait BoundWeights: Sync {
     /// # Errors
     /// When they cannot be read, or names the block that is not finite.
     fn read(&self, weight: usize, offset: u64, out: &mut [u8]) -> Result<(), GgufError>;
+
+    /// Divisors of the RoPE frequencies, one for each pair of a head, all positive; none for most models.
+    ///
+    /// # Errors
+    /// When they cannot be read or are not positive and finite.
+    fn rope_factors(&self) -> Result<Option<Vec<f32>>, BindError> {
+        Ok(None)
+    }
 }

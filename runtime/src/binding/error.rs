@@ -76,6 +76,16 @@ pub enum BindError {
         /// Tensors of the spec.
         wanted: usize,
     },
+    /// A divisor of a RoPE frequency that is zero, negative or not finite.
+    #[error("tensor {name}: factor {index} is {found}, not a positive number")]
+    RopeFactor {
+        /// Name in the file.
+        name: &'static str,
+        /// Which pair.
+        index: usize,
+        /// Its value.
+        found: f32,
+    },
     /// No spec was compiled in at all.
     #[error(
         "no model spec is compiled in; add the model's spec to models/ and build with --features model-…"

@@ -7,7 +7,7 @@
 mod error;
 mod select;
 
-use plan::{Dims, QType, Table, WeightDesc};
+use plan::{Dims, QType, Slot, Table, WeightDesc};
 
 use crate::gguf::{GgmlType, Gguf, GgufError, Name, Tensor, optional};
 use crate::source::{BoundWeights, WeightSource};
@@ -18,6 +18,9 @@ pub use select::select_table;
 /// Base of the RoPE frequencies where the file does not say.
 const DEFAULT_ROPE_BASE: f32 = 10_000.0;
 
+/// Divisors of the RoPE frequencies, which some models carry beside their weights; they go into the RoPE table.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 /// How far a file got through the checks before the first difference; orders specs by nearness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Progress(usize);
@@ -27,6 +30,8 @@ struct BoundGguf<'a> {
     gguf: &'a Gguf,
     /// Tensor number, type and name.
     tensors: Vec<(usize, GgmlType, String)>,
+    /// Tensor number of [`ROPE_FACTORS`] and how many there are.
+    rope_factors: Option<(usize, usize)>,
 }
 
 impl WeightSource for Gguf {
@@ -46,6 +51,26 @@ impl BoundWeights for BoundGguf<'_> {
         self.gguf.read_tensor(*idx, offset, out)?;
         crate::gguf::check_block_scales(*ty, name, offset / ty.block_bytes(), out)
     }
+
+    fn rope_factors(&self) -> Result<Option<Vec<f32>>, BindError> {
+        let Some((idx, n)) = self.rope_factors else { return Ok(None) };
+        let mut factors = vec![0.0f32; n];
+        self.gguf.read_tensor(idx, 0, bytemuck::cast_slice_mut(&mut factors))?;
+        match factors.iter().position(|factor| !(*factor > 0.0 && factor.is_finite())) {
+            None => Ok(Some(factors)),
+            Some(index) => Err(BindError::RopeFactor { name: ROPE_FACTORS, index, found: factors[index] }),
+        }
+    }
+}
+
+/// The factors, where the file has them and the table rotates by a RoPE table that they can go into.
+fn find_rope_factors(gguf: &Gguf, table: &Table) -> Result<Option<(usize, usize)>, BindError> {
+    if table.buffer(Slot::RopeTable).is_none() || gguf.find_tensor(ROPE_FACTORS).is_none() {
+        return Ok(None);
+    }
+    let n = table.dims.head_dim / 2;
+    let tensor = gguf.expect_tensor(ROPE_FACTORS, &[u64::from(n)], &[GgmlType::F32])?;
+    Ok(Some((tensor.idx(), n as usize)))
 }
 
 fn bind<'a>(gguf: &'a Gguf, table: &'a Table) -> Result<BoundGguf<'a>, (Progress, BindError)> {
@@ -57,8 +82,10 @@ fn bind<'a>(gguf: &'a Gguf, table: &'a Table) -> Result<BoundGguf<'a>, (Progress
         tensors.push((tensor.idx(), tensor.ggml_type(), weight.name()));
         passed += 1;
     }
-    check_no_extra(gguf, table, &tensors).map_err(|error| (Progress(passed), error))?;
-    Ok(BoundGguf { gguf, tensors })
+    let rope_factors = find_rope_factors(gguf, table).map_err(|error| (Progress(passed), error))?;
+    let used = tensors.iter().map(|(idx, _, _)| *idx).chain(rope_factors.map(|(idx, _)| idx));
+    check_no_extra(gguf, table, used).map_err(|error| (Progress(passed), error))?;
+    Ok(BoundGguf { gguf, tensors, rope_factors })
 }
 
 /// Compares hyperparameters one at a time; `passed` counts those that agree.
@@ -187,14 +214,10 @@ fn find_weight<'a>(gguf: &'a Gguf, table: &Table, weight: &WeightDesc) -> Result
 }
 
 /// A tensor that nothing uses means that the model computes something that the kernels do not.
-fn check_no_extra(
-    gguf: &Gguf,
-    table: &Table,
-    tensors: &[(usize, GgmlType, String)],
-) -> Result<(), BindError> {
+fn check_no_extra(gguf: &Gguf, table: &Table, needed: impl Iterator<Item = usize>) -> Result<(), BindError> {
     let mut used = vec![false; gguf.n_tensors()];
-    for (idx, _, _) in tensors {
-        if let Some(slot) = used.get_mut(*idx) {
+    for idx in needed {
+        if let Some(slot) = used.get_mut(idx) {
             *slot = true;
         }
     }

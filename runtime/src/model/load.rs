@@ -37,7 +37,7 @@ pub(super) fn load(
     let mut loader = Loader::new(queue, table, kernels, options)?;
     let packed = (0..table.weights.len()).map(|idx| loader.weight(weights.as_ref(), idx));
     let packed = packed.collect::<Result<Vec<Buf>, Error>>()?;
-    let rope = upload_rope(queue, table, context)?;
+    let rope = upload_rope(queue, table, weights.as_ref(), context)?;
     // Errors of the work enqueued above come out here, before there is a model.
     queue.synchronize()?;
     let Loader { kernels, .. } = loader;
@@ -165,9 +165,17 @@ impl<'a> Loader<'a> {
 }
 
 /// The RoPE table for `context` positions, when the kernels read one.
-fn upload_rope(queue: &Arc<dyn Queue>, table: &Table, context: u32) -> Result<Option<Buf>, Error> {
+fn upload_rope(
+    queue: &Arc<dyn Queue>,
+    table: &Table,
+    source: &dyn BoundWeights,
+    context: u32,
+) -> Result<Option<Buf>, Error> {
     let Some(desc) = table.buffers.iter().find(|b| b.slot == Slot::RopeTable) else { return Ok(None) };
-    let rotations = RopeTable::new(table.dims.rope_base, table.dims.head_dim);
+    let mut rotations = RopeTable::new(table.dims.rope_base, table.dims.head_dim);
+    if let Some(factors) = source.rope_factors()? {
+        rotations = rotations.with_factors(&factors);
+    }
     let buf = Buf::new(queue, buffer_bytes(desc, context))?;
     let row = rotations.values_per_position();
     let mut rows = vec![0.0f32; row * ROPE_POSITIONS as usize];

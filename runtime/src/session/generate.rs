@@ -1,5 +1,6 @@
 //! From a prompt to a stream of tokens: prefill, then one token at each call of the iterator.
 
+use std::borrow::BorrowMut;
 use std::time::{Duration, Instant};
 
 use super::Session;
@@ -73,11 +74,12 @@ fn rate(tokens: u32, time: Duration) -> f64 {
     }
 }
 
-/// A stream of tokens. Dropping it at any point leaves the session usable.
+/// A stream of tokens, over a session that it borrows ([`Session::generate`]) or owns ([`Session::into_generation`]).
+/// Dropping it at any point leaves a borrowed session usable.
 ///
 /// The token that was given last is not in the caches yet: to continue a conversation, put it before the next prompt.
-pub struct Generation<'s> {
-    session: &'s mut Session,
+pub struct Generation<S: BorrowMut<Session>> {
+    session: S,
     options: GenerateOptions,
     chooser: Chooser,
     last: Option<u32>,
@@ -131,14 +133,24 @@ impl Session {
     /// # Errors
     /// [`Error::EmptyPrompt`]; [`Error::ContextFull`] and [`Error::Token`] before any launch; invalid sampling
     /// parameters; [`Error::Cancelled`]; or when the device fails.
-    pub fn generate(&mut self, prompt: &[u32], options: GenerateOptions) -> Result<Generation<'_>, Error> {
-        self.check_prompt(prompt)?;
-        let chooser = Chooser::new(self, prompt, &options)?;
-        let start = Instant::now();
-        self.prefill(prompt, &options.cancel)?;
-        let timings =
-            Timings { prefill_tokens: prompt.len() as u32, prefill: start.elapsed(), ..Timings::default() };
-        Ok(Generation { session: self, options, chooser, last: None, produced: 0, finish: None, timings })
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        options: GenerateOptions,
+    ) -> Result<Generation<&mut Self>, Error> {
+        Generation::start(self, prompt, options)
+    }
+
+    /// As [`Session::generate`], for a stream that is handed on together with its session.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn into_generation(
+        self,
+        prompt: &[u32],
+        options: GenerateOptions,
+    ) -> Result<Generation<Self>, Error> {
+        Generation::start(self, prompt, options)
     }
 
     /// Whether `prompt` can be run here, before any of it is.
@@ -177,7 +189,18 @@ impl Session {
     }
 }
 
-impl Generation<'_> {
+impl<S: BorrowMut<Session>> Generation<S> {
+    fn start(mut owner: S, prompt: &[u32], options: GenerateOptions) -> Result<Self, Error> {
+        let session = owner.borrow_mut();
+        session.check_prompt(prompt)?;
+        let chooser = Chooser::new(session, prompt, &options)?;
+        let start = Instant::now();
+        session.prefill(prompt, &options.cancel)?;
+        let prefill_tokens = prompt.len() as u32;
+        let timings = Timings { prefill_tokens, prefill: start.elapsed(), ..Timings::default() };
+        Ok(Self { session: owner, options, chooser, last: None, produced: 0, finish: None, timings })
+    }
+
     /// Why the stream ended; `None` while it goes on.
     #[must_use]
     pub fn finish_reason(&self) -> Option<FinishReason> {
@@ -193,13 +216,13 @@ impl Generation<'_> {
     /// The session.
     #[must_use]
     pub fn session(&self) -> &Session {
-        self.session
+        self.session.borrow()
     }
 
     /// Why no further token can be made, found without the device.
     fn end(&self) -> Option<FinishReason> {
         let enough = self.options.max_tokens.is_some_and(|most| self.produced >= most);
-        let full = self.last.is_some() && self.session.remaining() == 0;
+        let full = self.last.is_some() && self.session().remaining() == 0;
         if self.options.cancel.is_cancelled() {
             Some(FinishReason::Cancelled)
         } else if enough || full {
@@ -213,10 +236,10 @@ impl Generation<'_> {
     fn advance(&mut self) -> Result<u32, Error> {
         let start = Instant::now();
         if let Some(last) = self.last {
-            self.session.step_with_head(last)?;
+            self.session.borrow_mut().step_with_head(last)?;
             self.timings.decode_tokens += 1;
         }
-        let token = self.chooser.choose(self.session)?;
+        let token = self.chooser.choose(self.session.borrow())?;
         if self.last.is_some() {
             self.timings.decode += start.elapsed();
         }
@@ -224,7 +247,7 @@ impl Generation<'_> {
     }
 }
 
-impl Iterator for Generation<'_> {
+impl<S: BorrowMut<Session>> Iterator for Generation<S> {
     type Item = Result<u32, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -5,6 +5,7 @@
 //! deviation of `1 / sqrt(cols)`, norms lie around one, biases are small.
 
 mod blocks;
+mod file;
 mod random;
 
 use std::thread;
@@ -15,6 +16,8 @@ use crate::binding::BindError;
 use crate::gguf::GgufError;
 use crate::source::{BoundWeights, WeightSource};
 use blocks::Spread;
+
+pub use file::{SynthError, write_gguf};
 use random::Random;
 
 /// Bytes below which a piece is not worth a thread.
