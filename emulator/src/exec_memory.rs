@@ -131,33 +131,37 @@ pub(crate) fn check_shared(
 #[inline(always)]
 fn one_region<'g>(
     globals: &'g Globals,
-    addrs: &[u64; LANES],
-    bytes: u32,
+    base: &[u64; LANES],
+    op: &Access,
     mask: u32,
 ) -> Option<(&'g Region, [u64; LANES])> {
-    let region = globals.region(addrs[mask.trailing_zeros() as usize & 31])?;
-    let base = region.base();
+    let offset = i64::from(op.offset) as u64;
+    let first = base[mask.trailing_zeros() as usize & 31].wrapping_add(offset);
+    let region = globals.region(first)?;
     // Addresses in other regions become offsets beyond any region.
-    let offsets = map1(addrs, |a| a.wrapping_sub(base));
-    all_fit(region, bytes, &offsets, mask).then_some((region, offsets))
+    let from_base = offset.wrapping_sub(region.base());
+    let offsets = map1(base, |a| a.wrapping_add(from_base));
+    all_fit(region, op.bytes(), &offsets, mask).then_some((region, offsets))
+}
+
+/// The address of one lane.
+fn global_address(base: &[u64; LANES], op: &Access, lane: usize) -> u64 {
+    base[lane].wrapping_add(i64::from(op.offset) as u64)
 }
 
 impl Warp {
-    fn global_addresses(&self, op: &Access) -> [u64; LANES] {
-        let offset = i64::from(op.offset) as u64;
-        map1(&self.q[usize::from(op.base)], |a| a.wrapping_add(offset))
-    }
-
     /// `ld.global`.
     pub fn load_global(&mut self, op: &Access, mask: u32, cx: &Context<'_>) -> Result<(), Box<Fault>> {
-        let addrs = self.global_addresses(op);
-        if let Some((region, offsets)) = one_region(cx.globals, &addrs, op.bytes(), mask) {
+        let base = &self.q[usize::from(op.base)];
+        if let Some((region, offsets)) = one_region(cx.globals, base, op, mask) {
             check_init(region, op.bytes(), &offsets, mask)?;
             self.load_from(region, op, &offsets, mask);
         } else {
+            let base = *base;
             for lane in each(mask) {
                 let fault = |kind| Fault::new(lane as u32, kind);
-                let (region, offset) = cx.globals.locate(addrs[lane], op.bytes()).map_err(fault)?;
+                let addr = global_address(&base, op, lane);
+                let (region, offset) = cx.globals.locate(addr, op.bytes()).map_err(fault)?;
                 check_bounds(region, offset, op.bytes()).map_err(fault)?;
                 let offsets = [offset; LANES];
                 check_init(region, op.bytes(), &offsets, 1 << lane)?;
@@ -186,15 +190,16 @@ impl Warp {
         if op.strong {
             fence(Ordering::Release);
         }
-        let addrs = self.global_addresses(op);
-        if let Some((region, offsets)) = one_region(cx.globals, &addrs, op.bytes(), mask) {
+        let base = &self.q[usize::from(op.base)];
+        if let Some((region, offsets)) = one_region(cx.globals, base, op, mask) {
             self.store_to(region, op, &offsets, mask);
             mark_init(region, op.bytes(), &offsets, mask);
             return Ok(());
         }
         for lane in each(mask) {
             let fault = |kind| Fault::new(lane as u32, kind);
-            let (region, offset) = cx.globals.locate(addrs[lane], op.bytes()).map_err(fault)?;
+            let addr = global_address(base, op, lane);
+            let (region, offset) = cx.globals.locate(addr, op.bytes()).map_err(fault)?;
             check_bounds(region, offset, op.bytes()).map_err(fault)?;
             self.store_to(region, op, &[offset; LANES], 1 << lane);
             mark_init(region, op.bytes(), &[offset; LANES], 1 << lane);
@@ -231,20 +236,21 @@ impl Warp {
         mask: u32,
     ) {
         let mut out = [[0; LANES]; V];
-        let mut lane_words = |lane: usize| {
+        if mask == ALL && space.load_rows::<V>(offsets, &mut out) {
+            for k in 0..V {
+                self.w[usize::from(op.regs[k])] = out[k];
+            }
+            return;
+        }
+        for lane in each(mask) {
             if let Some(words) = space.load::<V>((offsets[lane] >> 2) as usize) {
                 for k in 0..V {
                     out[k][lane] = words[k];
                 }
             }
-        };
-        if mask == ALL {
-            (0..LANES).for_each(&mut lane_words);
-        } else {
-            each(mask).for_each(&mut lane_words);
         }
-        for (words, reg) in out.into_iter().zip(op.regs) {
-            write(&mut self.w[usize::from(reg)], words, mask);
+        for k in 0..V {
+            write(&mut self.w[usize::from(op.regs[k])], out[k], mask);
         }
     }
 

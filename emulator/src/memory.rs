@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
+use crate::lanes::LANES;
 use crate::trap::{SpaceName, TrapKind};
 
 /// Bits of an address that are the offset in its allocation.
@@ -74,6 +75,18 @@ pub(crate) trait Space {
     fn base(&self) -> u64;
     /// `V` words from a word index; `None` beyond the end.
     fn load<const V: usize>(&self, word: usize) -> Option<[u32; V]>;
+    /// The words of 32 lanes whose accesses follow each other without gaps, word `k` of lane `i` into `out[k][i]`;
+    /// false, with nothing done, where they do not.
+    #[inline(always)]
+    fn load_rows<const V: usize>(&self, offsets: &[u64; LANES], out: &mut [[u32; LANES]; V]) -> bool {
+        let mut gaps = 0;
+        for i in 0..LANES {
+            gaps |= offsets[i] ^ offsets[0].wrapping_add((4 * V * i) as u64);
+        }
+        gaps == 0 && self.load_run((offsets[0] >> 2) as usize, out)
+    }
+    /// `32 V` words from a word index, word `k` of group `i` into `out[k][i]`; false beyond the end.
+    fn load_run<const V: usize>(&self, word: usize, out: &mut [[u32; LANES]; V]) -> bool;
     /// Overwrites `V` words.
     fn store<const V: usize>(&self, word: usize, values: [u32; V]);
     /// Overwrites the bits of a word that `mask` selects.
@@ -121,6 +134,17 @@ impl Space for Region {
             *value = word.load(Relaxed);
         }
         Some(values)
+    }
+
+    #[inline(always)]
+    fn load_run<const V: usize>(&self, word: usize, out: &mut [[u32; LANES]; V]) -> bool {
+        let Some(words) = self.words.get(word..word + LANES * V) else { return false };
+        for i in 0..LANES {
+            for k in 0..V {
+                out[k][i] = words[i * V + k].load(Relaxed);
+            }
+        }
+        true
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::MutexGuard;
 
+use crate::lanes::LANES;
 use crate::memory::{InitMap, Space};
 use crate::race::CtaShadow;
 use crate::trap::SpaceName;
@@ -67,6 +68,17 @@ impl Space for Shared {
             *value = word.get();
         }
         Some(values)
+    }
+
+    #[inline(always)]
+    fn load_run<const V: usize>(&self, word: usize, out: &mut [[u32; LANES]; V]) -> bool {
+        let Some(words) = self.words.get(word..word + LANES * V) else { return false };
+        for i in 0..LANES {
+            for k in 0..V {
+                out[k][i] = words[i * V + k].get();
+            }
+        }
+        true
     }
 
     #[inline(always)]
