@@ -237,8 +237,8 @@ impl Warp {
     ) {
         let mut out = [[0; LANES]; V];
         if mask == ALL && space.load_rows::<V>(offsets, &mut out) {
-            for k in 0..V {
-                self.w[usize::from(op.regs[k])] = out[k];
+            for (words, reg) in out.iter().zip(op.regs) {
+                self.w[usize::from(reg)] = *words;
             }
             return;
         }
@@ -249,8 +249,8 @@ impl Warp {
                 }
             }
         }
-        for k in 0..V {
-            write(&mut self.w[usize::from(op.regs[k])], out[k], mask);
+        for (words, reg) in out.iter().zip(op.regs) {
+            write(&mut self.w[usize::from(reg)], *words, mask);
         }
     }
 

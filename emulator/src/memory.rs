@@ -341,3 +341,26 @@ impl Region {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_bytes_are_told_apart_one_by_one() {
+        let map = InitMap::new(200);
+        for offset in [0, 31, 32, 63, 64, 100, 199] {
+            assert!(!map.has(offset, 1));
+            map.mark(offset, 1);
+            for other in 0..200 {
+                assert_eq!(map.has(other, 1), other == offset, "byte {other} after {offset}");
+            }
+            map.clear();
+        }
+        map.mark_range(30, 70);
+        for other in 0..200 {
+            assert_eq!(map.has(other, 1), (30..100).contains(&other), "byte {other}");
+        }
+        assert!(map.has(32, 16) && map.has(96, 4) && !map.has(96, 8) && !map.has(28, 4));
+    }
+}
