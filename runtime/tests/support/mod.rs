@@ -34,6 +34,9 @@ struct Shared {
     /// The call that fails, counted from 0, and how.
     fail_at: Option<(u64, Failure)>,
     poison: Poison,
+    /// Counts host allocations of the calling thread, and those that the fake kernels make.
+    probe: Mutex<Option<fn() -> u64>>,
+    own_allocations: AtomicU64,
 }
 
 #[derive(Default)]
@@ -59,11 +62,23 @@ impl HostQueue {
     pub fn with(free_bytes: u64, fail_at: Option<(u64, Failure)>) -> Self {
         let memory = Mutex::new(Memory { next: 0x1000, ..Memory::default() });
         let (calls, poison) = (AtomicU64::new(0), Poison::default());
-        Self { shared: Arc::new(Shared { memory, free_bytes, calls, fail_at, poison }) }
+        let (probe, own_allocations) = (Mutex::new(None), AtomicU64::new(0));
+        let shared = Shared { memory, free_bytes, calls, fail_at, poison, probe, own_allocations };
+        Self { shared: Arc::new(shared) }
     }
 
     pub fn calls(&self) -> u64 {
         self.shared.calls.load(Ordering::SeqCst)
+    }
+
+    /// From now on, counts by `probe` the host allocations that the fake kernels make.
+    pub fn count_own(&self, probe: fn() -> u64) {
+        *self.shared.probe.lock().unwrap() = Some(probe);
+    }
+
+    /// Host allocations that the fake kernels made.
+    pub fn own_allocations(&self) -> u64 {
+        self.shared.own_allocations.load(Ordering::SeqCst)
     }
 
     /// Allocations ever made, and those that are live.
@@ -233,7 +248,12 @@ impl HostKernels {
 impl Kernels for HostKernels {
     fn launch(&self, calls: &[Call]) -> Result<(), QueueError> {
         self.shared.enter()?;
-        calls.iter().try_for_each(|call| self.run(call))
+        let probe = *self.shared.probe.lock().unwrap();
+        let before = probe.map_or(0, |probe| probe());
+        let result = calls.iter().try_for_each(|call| self.run(call));
+        let made = probe.map_or(0, |probe| probe()) - before;
+        self.shared.own_allocations.fetch_add(made, Ordering::SeqCst);
+        result
     }
     fn profile(&self, calls: &[Call]) -> Result<Vec<Duration>, QueueError> {
         self.launch(calls)?;
