@@ -1,14 +1,65 @@
-//! From a model spec to verified PTX: the kernel DSL, its IR, the passes and the lowering.
+//! From a model spec to verified PTX and a module table.
 //!
 //! ```text
-//! #[kernel] fn ── dsl ──► ir::Function ── pass ──► ir::Function ── lower ──► ptx::Module
+//! ModelSpec ─► plan::build ─► kernels (DSL) ─► ir ─► pass ─► lower ─► Verified<ptx::Module> ─► emit: PTX, table, lock
 //! ```
+//!
+//! Everything is a pure function of the spec, the device and this crate's version: equal inputs give equal bytes.
+//! Nothing here reads or writes files, knows devices at run time, or depends on the environment.
 #![forbid(unsafe_code)]
 
 // The macros write `::monomorph_codegen::dsl`, in this crate as in its tests and dependents.
 extern crate self as monomorph_codegen;
 
 pub mod dsl;
+pub mod emit;
+mod hash;
 pub mod ir;
+pub mod kernels;
+pub mod layout;
 pub mod lower;
 pub mod pass;
+pub mod plan;
+pub mod rng;
+pub mod spec;
+
+pub use spec::{Device, ModelSpec, SpecError};
+
+/// Why no plan could be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodegenError {
+    /// The spec is refused.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A kernel does not build.
+    #[error(transparent)]
+    Build(#[from] dsl::BuildError),
+    /// A kernel does not lower: a defect of codegen.
+    #[error(transparent)]
+    Lower(#[from] lower::LowerError),
+    /// A lowered kernel does not verify: a defect of codegen.
+    #[error("kernel {kernel} does not verify: {reason}")]
+    Verify {
+        /// Symbol.
+        kernel: String,
+        /// What the verifier says.
+        reason: String,
+    },
+    /// A launch does not fit its kernel: a defect of the plan.
+    #[error("plan: launch of {kernel}: {reason}")]
+    Plan {
+        /// DSL name.
+        kernel: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A template does not render.
+    #[error("template {template}: {reason}")]
+    Template {
+        /// File name.
+        template: String,
+        /// What tera says.
+        reason: String,
+    },
+}

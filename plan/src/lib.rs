@@ -285,3 +285,39 @@ impl Table {
         self.buffers.iter().position(|b| b.slot == slot)
     }
 }
+
+/// An f16 in device memory, for [`DevicePtr`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct F16(pub u16);
+
+/// A bf16 in device memory, for [`DevicePtr`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bf16(pub u16);
+
+/// An address in device memory with the type of what lies there. It owns nothing and checks nothing; the runtime's
+/// buffers hand these out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DevicePtr<T> {
+    address: u64,
+    elem: std::marker::PhantomData<T>,
+}
+
+impl<T> Clone for DevicePtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for DevicePtr<T> {}
+
+impl<T> DevicePtr<T> {
+    /// A pointer to `address`.
+    pub const fn new(address: u64) -> DevicePtr<T> {
+        DevicePtr { address, elem: std::marker::PhantomData }
+    }
+
+    /// The address.
+    pub const fn address(self) -> u64 {
+        self.address
+    }
+}

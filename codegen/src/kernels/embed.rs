@@ -1,0 +1,124 @@
+//! Embedding lookup: one row of the packed matrix, as GGML's formula gives it.
+
+use super::operation::{Cost, Expect, Operation, Trial};
+use super::reference;
+use crate::dsl::{BuildError, Kernel, prelude::*};
+use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS};
+use crate::rng::Rng;
+use ::plan::QType;
+
+/// Threads of a CTA: one element each.
+const THREADS: u32 = 128;
+
+/// The embedding matrix; F32 matrices are as in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embed {
+    /// Vocabulary by dim.
+    pub matrix: Matrix,
+}
+
+/// x[e] = W[token, e]
+/// shapes   W (vocab, dim) packed Q4_K · control [token, position] u32 · x (dim) f32
+/// layout   one thread an element; bytes of a lane's 16 hold weight i low and i + 16 high
+/// launch   grid dim / 128, block 128, shared 0
+/// source   GGML Q4_K: (d·sc)·q − dmin·m, each operation rounded
+#[kernel(grid = s.matrix.cols.div_ceil(THREADS), block = THREADS)]
+pub fn embed_q4k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+    let m = &s.matrix;
+    let token = min(control.at(0).load(), m.rows - 1);
+    let e = cta_id() * THREADS + thread_idx_x();
+    let (row, sub, i) = (token % TILE_ROWS, e / 32 % SUB_BLOCKS, e % 32);
+    let cell = token / TILE_ROWS * m.n_super_blocks() + e / 256;
+    let quant = w.cast::<u8>().offset(cell * 512).at((row * SUB_BLOCKS + sub) * 16 + i % 16).load() >> (i / 16 * 4) & 15;
+    let header = w.offset((m.planes().scales / 4) as u32).at(cell * 16 + row * 4).load_x4();
+    let pairs = header[3] >> (sub * 4);
+    let scale = header[1] >> (sub * 4) & 15 | (pairs & 3) << 4;
+    let min = header[2] >> (sub * 4) & 15 | (pairs & 12) << 2;
+    let [d, dmin] = unpack_f16(header[0]);
+    let value = d.to_f32() * scale.to_f32() * quant.to_f32() - dmin.to_f32() * min.to_f32();
+    x.at(e).store(value);
+}
+
+/// x[e] = W[token, e]
+/// shapes   W (vocab, dim) packed Q6_K · control [token, position] u32 · x (dim) f32
+/// layout   one thread an element; high bits as the layout module says
+/// launch   grid dim / 128, block 128, shared 0
+/// source   GGML Q6_K: (d·sc)·(q − 32), each operation rounded
+#[kernel(grid = s.matrix.cols.div_ceil(THREADS), block = THREADS)]
+pub fn embed_q6k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+    let m = &s.matrix;
+    let planes = m.planes();
+    let token = min(control.at(0).load(), m.rows - 1);
+    let e = cta_id() * THREADS + thread_idx_x();
+    let (row, sub, i) = (token % TILE_ROWS, e / 32 % SUB_BLOCKS, e % 32);
+    let lane = row * SUB_BLOCKS + sub;
+    let cell = token / TILE_ROWS * m.n_super_blocks() + e / 256;
+    let byte = |plane: u64| w.offset((plane / 4) as u32).cast::<u8>();
+    let low = byte(planes.quants).offset(cell * 512).at(lane * 16 + i % 16).load() >> (i / 16 * 4) & 15;
+    let high = byte(planes.high).offset(cell * 256).at(lane * 8 + i / 16 * 4 + i % 4).load() >> (i % 16 / 4 * 2) & 3;
+    let scale = byte(planes.scales).cast::<i8>().offset(cell * 64).at(lane * 2 + i / 16).load();
+    let d = byte(planes.d).cast::<F16>().offset(cell * 4).at(row).load();
+    let quant = (low | high << 4).as_i32() - 32;
+    x.at(e).store(d.to_f32() * scale.to_f32() * quant.to_f32());
+}
+
+/// x[e] = W[token, e]
+/// shapes   W (vocab, dim) f32 · control [token, position] u32 · x (dim) f32
+/// layout   rows as in the file
+/// launch   grid dim / 128, block 128, shared 0
+/// source   a copy
+#[kernel(grid = s.matrix.cols.div_ceil(THREADS), block = THREADS)]
+pub fn embed_f32(s: &Embed, w: In<f32>, control: In<u32>, x: Out<f32>) {
+    let token = min(control.at(0).load(), s.matrix.rows - 1);
+    let e = cta_id() * THREADS + thread_idx_x();
+    // Two steps of 32-bit indices: their sum may exceed 32 bits of bytes, each part does not.
+    x.at(e).store(w.offset(token * s.matrix.cols).at(e).load());
+}
+
+impl Operation for Embed {
+    fn name(&self) -> &'static str {
+        match self.matrix.qtype {
+            QType::Q4K => "embed_q4k",
+            QType::Q6K => "embed_q6k",
+            _ => "embed_f32",
+        }
+    }
+
+    fn constants(&self) -> String {
+        format!("{:?}", self.matrix)
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        match self.matrix.qtype {
+            QType::Q4K => embed_q4k(self),
+            QType::Q6K => embed_q6k(self),
+            _ => embed_f32(self),
+        }
+    }
+
+    fn cost(&self) -> Cost {
+        let m = &self.matrix;
+        Cost { bytes: m.qtype.row_bytes(m.cols) + u64::from(m.cols) * 4 + 4, macs: u64::from(m.cols) }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let mut rng = Rng::new(seed);
+        let m = &self.matrix;
+        let token = rng.below(m.rows);
+        let (packed, row) = if m.qtype == QType::F32 {
+            let values = reference::random_activations(&mut rng, m.rows * m.cols);
+            let row = values[(token * m.cols) as usize..][..m.cols as usize].to_vec();
+            (reference::bytes_f32(&values), row)
+        } else {
+            let raw = m.random(&mut rng);
+            let row_bytes = m.qtype.row_bytes(m.cols) as usize;
+            let one = Matrix { rows: 1, ..*m };
+            (m.pack(&raw), one.dequantize(&raw[token as usize * row_bytes..][..row_bytes]))
+        };
+        let expect = Expect::Exact(reference::bytes_f32(&row));
+        Trial::new(seed)
+            .input(packed)
+            .input(reference::bytes_u32(&[token, 7]))
+            .output(u64::from(m.cols) * 4, expect)
+    }
+}

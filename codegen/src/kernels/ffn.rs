@@ -1,0 +1,94 @@
+//! The first half of the SwiGLU feed-forward: gate and up in one launch, multiplied and quantized for the down matrix.
+
+use super::gemv::{Act, Seat, Split, act_bytes, dot_of_lane};
+use super::operation::{Cost, Operation, Trial};
+use super::{quantize, reference};
+use crate::dsl::{BuildError, Kernel, prelude::*};
+use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS, quantize_row};
+use crate::rng::Rng;
+
+/// Warps of a CTA: 8 tiles of 4 rows make the 32 activations of one block.
+const WARPS: u32 = 8;
+
+/// Gate and up matrices of the same shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GateUp {
+    /// The gate.
+    pub gate: Matrix,
+    /// The other factor.
+    pub up: Matrix,
+    /// Super-blocks in flight a lane.
+    pub unroll: u32,
+}
+
+impl GateUp {
+    fn split(&self) -> Split {
+        Split { k_split: 1, tiles_per_cta: WARPS, unroll: self.unroll }
+    }
+}
+
+/// q, a = quantize(silu(Wg x) · (Wu x))
+/// shapes   Wg, Wu (hidden_dim, dim) packed · x (dim) int8 · quants (hidden_dim) i8 · meta (hidden_dim / 32)
+/// layout   as gemv; a warp computes 4 rows of both matrices, a CTA the 32 rows of one activation block
+/// launch   grid hidden_dim / 32, block 256, shared 128 bytes
+/// source   Shazeer 2020; silu(v) = v / (1 + exp(-v)) with the polynomial exp
+#[kernel(grid = s.gate.rows / 32, block = 32 * WARPS)]
+pub fn gate_up_swiglu(
+    s: &GateUp, gate: In<u32>, up: In<u32>, x_quants: In<u32>, x_meta: In<u32>, quants: Out<u8>, meta: Out<u32>,
+) {
+    let x = Act { quants: x_quants, meta: x_meta };
+    let at = Seat { tile: cta_id() * WARPS + warp_id(), part: dev(0u32) };
+    let [g, u] = dot_of_lane([&s.gate, &s.up], s.split(), [gate, up], x, at);
+    let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));
+    let rows = shared::<f32>(32u32);
+    if lane_id() % SUB_BLOCKS == 0 {
+        rows.at(warp_id() * TILE_ROWS + lane_id() / SUB_BLOCKS).store(silu(g) * u);
+    }
+    sync_threads();
+    if warp_id() == 0 {
+        quantize::store_lane(rows.at(lane_id()).load(), cta_id(), quants, meta);
+    }
+}
+
+impl Operation for GateUp {
+    fn name(&self) -> &'static str {
+        "gate_up_swiglu"
+    }
+
+    fn constants(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        gate_up_swiglu(self)
+    }
+
+    fn cost(&self) -> Cost {
+        let weights = self.gate.planes().bytes + self.up.planes().bytes;
+        let (rows, cols) = (self.gate.rows, self.gate.cols);
+        Cost { bytes: weights + act_bytes(cols) + act_bytes(rows), macs: 2 * u64::from(rows) * u64::from(cols) }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let mut rng = Rng::new(seed);
+        let x = quantize_row(&reference::random_activations(&mut rng, self.gate.cols));
+        let (gate, up) = (self.gate.random(&mut rng), self.up.random(&mut rng));
+        let rows = reference::gemv(&self.gate, &gate, &x).into_iter().zip(reference::gemv(&self.up, &up, &x));
+        let values: Vec<(f64, f64)> = rows
+            .map(|((g, g_bound), (u, u_bound))| {
+                let silu = g / (1.0 + (-g).exp());
+                // |silu'| ≤ 1.1; exp within 2 ulp, then an addition, a division and a product.
+                let bound = 1.1 * g_bound * (u.abs() + u_bound) + silu.abs() * u_bound + reference::gamma(8.0) * (silu * u).abs();
+                (silu * u, bound)
+            })
+            .collect();
+        let (quants, meta) = quantize::expect(&values);
+        Trial::new(seed)
+            .input(self.gate.pack(&gate))
+            .input(self.up.pack(&up))
+            .input(x.quant_bytes())
+            .input(x.meta_bytes())
+            .output(u64::from(self.gate.rows), quants)
+            .output(u64::from(self.gate.rows) / 4, meta)
+    }
+}

@@ -1,0 +1,20 @@
+//! The kernels, one operation a file: the equation, a plain-Rust reference in f64, and the `#[kernel]`s.
+//!
+//! Every operation implements [`Operation`]: its build-time constants are the struct, [`Operation::build`] makes the
+//! kernel for them, and [`Operation::trial`] makes inputs with the results that must come out.
+
+pub mod argmax;
+pub mod attention;
+pub mod embed;
+pub mod ffn;
+pub mod gemv;
+mod judge;
+pub mod norm;
+mod operation;
+mod quantize;
+mod reference;
+pub mod repack;
+pub mod rope;
+
+pub use judge::{Mismatch, judge};
+pub use operation::{Cost, Expect, Operation, Trial, TrialArg};

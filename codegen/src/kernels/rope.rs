@@ -1,0 +1,239 @@
+//! What happens to Q, K and V between their matrices and attention: biases, rotation, and the append to the cache.
+
+use super::operation::{Cost, Expect, Operation, Trial};
+use super::reference;
+use crate::dsl::{BuildError, Kernel, prelude::*};
+use crate::rng::Rng;
+use ::plan::RopeKind;
+
+/// Threads of a CTA: one pair each.
+const THREADS: u32 = 128;
+
+/// Heads and rotation of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeAppend {
+    /// Query heads.
+    pub n_heads: u32,
+    /// Key and value heads.
+    pub n_kv_heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Which elements form a pair.
+    pub kind: RopeKind,
+    /// Whether biases are added first.
+    pub bias: bool,
+}
+
+impl RopeAppend {
+    const fn q_pairs(&self) -> u32 {
+        self.n_heads * self.head_dim / 2
+    }
+
+    const fn kv_pairs(&self) -> u32 {
+        self.n_kv_heads * self.head_dim / 2
+    }
+
+    const fn pairs(&self) -> u32 {
+        self.q_pairs() + 2 * self.kv_pairs()
+    }
+
+    const fn q_dim(&self) -> u32 {
+        2 * self.q_pairs()
+    }
+
+    const fn kv_dim(&self) -> u32 {
+        2 * self.kv_pairs()
+    }
+
+    /// `1 / √head_dim`, what scores are scaled by; queries carry it.
+    fn q_scale(&self) -> f32 {
+        (1.0 / f64::from(self.head_dim).sqrt()) as f32
+    }
+
+    /// Elements of pair `i` of a head.
+    fn pair_of(&self, i: u32) -> (u32, u32) {
+        match self.kind {
+            RopeKind::Norm => (2 * i, 2 * i + 1),
+            RopeKind::Neox => (i, i + self.head_dim / 2),
+        }
+    }
+}
+
+/// The elements (first, second) of a head's pair, and the pair's index in the head, for the `unit`-th pair.
+#[device]
+fn place_of(s: &RopeAppend, unit: V<u32>) -> (V<u32>, V<u32>, V<u32>) {
+    let half = s.head_dim / 2;
+    let (head, i) = (unit / half, unit % half);
+    match s.kind {
+        RopeKind::Norm => (head * s.head_dim + i * 2, head * s.head_dim + i * 2 + 1, i),
+        RopeKind::Neox => (head * s.head_dim + i, head * s.head_dim + i + half, i),
+    }
+}
+
+/// `(a cos − b sin, a sin + b cos)`
+#[device]
+fn rotate(pair: [V<f32>; 2], cos_sin: [V<f32>; 2]) -> [V<f32>; 2] {
+    let [a, b] = pair;
+    let [cos, sin] = cos_sin;
+    [fma(a, cos, -(b * sin)), fma(a, sin, b * cos)]
+}
+
+/// Biases of Q, K and V, for models that have them.
+#[derive(Clone, Copy)]
+struct Biases {
+    q: In<f32>,
+    k: In<f32>,
+    v: In<f32>,
+}
+
+/// The two elements of a pair, with their biases added.
+#[device]
+fn load_pair(x: InOut<f32>, bias: Option<In<f32>>, first: V<u32>, second: V<u32>) -> [V<f32>; 2] {
+    let (a, b) = (x.at(first).load(), x.at(second).load());
+    match bias {
+        Some(bias) => [a + bias.at(first).load(), b + bias.at(second).load()],
+        None => [a, b],
+    }
+}
+
+/// The caches of a layer.
+#[derive(Clone, Copy)]
+struct Caches {
+    k: Out<F16>,
+    v: Out<F16>,
+}
+
+#[device]
+fn rotate_and_append(s: &RopeAppend, control: In<u32>, table: In<f32>, b: Option<Biases>, qkv: InOut<f32>, c: Caches) {
+    let unit = cta_id() * THREADS + thread_idx_x();
+    let position = control.at(1).load();
+    let angles = table.offset(position * s.head_dim);
+    if unit < s.q_pairs() {
+        let (first, second, i) = place_of(s, unit);
+        let turned = rotate(load_pair(qkv, b.map(|b| b.q), first, second), angles.at(i * 2).load_x2());
+        qkv.at(first).store(turned[0] * s.q_scale());
+        qkv.at(second).store(turned[1] * s.q_scale());
+    } else {
+        if unit < s.q_pairs() + s.kv_pairs() {
+            let (first, second, i) = place_of(s, unit - s.q_pairs());
+            let pair = load_pair(qkv.offset(s.q_dim()), b.map(|b| b.k), first, second);
+            let turned = rotate(pair, angles.at(i * 2).load_x2());
+            let row = c.k.offset(position * s.kv_dim());
+            row.at(first).store(turned[0].to_f16());
+            row.at(second).store(turned[1].to_f16());
+        } else {
+            if unit < s.pairs() {
+                let first = (unit - (s.q_pairs() + s.kv_pairs())) * 2;
+                let pair = load_pair(qkv.offset(s.q_dim() + s.kv_dim()), b.map(|b| b.v), first, first + 1);
+                let row = c.v.offset(position * s.kv_dim());
+                row.at(first).store(pair[0].to_f16());
+                row.at(first + 1).store(pair[1].to_f16());
+            }
+        }
+    }
+}
+
+/// q = rope(q) / √head_dim; K[pos] = f16(rope(k)); V[pos] = f16(v)
+/// shapes   qkv (q_dim + 2 kv_dim) f32 · table (position, head_dim / 2) of (cos, sin) · K, V (position, kv_dim) f16
+/// layout   one thread a pair: Q, then K, then V; V's pairs are neighbours
+/// launch   grid pairs / 128, block 128, shared 0
+/// source   Su et al. 2021; NORM and NEOX pairs as in GGML
+#[kernel(grid = s.pairs().div_ceil(THREADS), block = THREADS)]
+pub fn rope_append(
+    s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<f32>, k_cache: Out<F16>, v_cache: Out<F16>,
+) {
+    rotate_and_append(s, control, table, None, qkv, Caches { k: k_cache, v: v_cache });
+}
+
+/// q = rope(q + bq) / √head_dim; K[pos] = f16(rope(k + bk)); V[pos] = f16(v + bv)
+/// shapes   as rope_append · bq (q_dim), bk, bv (kv_dim) f32
+/// layout   as rope_append
+/// launch   as rope_append
+/// source   as rope_append; biases as in Qwen2
+#[kernel(grid = s.pairs().div_ceil(THREADS), block = THREADS)]
+pub fn rope_append_bias(
+    s: &RopeAppend, control: In<u32>, table: In<f32>, bq: In<f32>, bk: In<f32>, bv: In<f32>, qkv: InOut<f32>,
+    k_cache: Out<F16>, v_cache: Out<F16>,
+) {
+    let biases = Biases { q: bq, k: bk, v: bv };
+    rotate_and_append(s, control, table, Some(biases), qkv, Caches { k: k_cache, v: v_cache });
+}
+
+impl Operation for RopeAppend {
+    fn name(&self) -> &'static str {
+        if self.bias { "rope_append_bias" } else { "rope_append" }
+    }
+
+    fn constants(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        if self.bias { rope_append_bias(self) } else { rope_append(self) }
+    }
+
+    fn cost(&self) -> Cost {
+        let qkv = u64::from(self.q_dim() + 2 * self.kv_dim());
+        let biases = if self.bias { qkv * 4 } else { 0 };
+        let bytes = qkv * 4 + biases + u64::from(self.head_dim) * 4 + u64::from(self.q_dim()) * 4;
+        Cost { bytes: bytes + u64::from(self.kv_dim()) * 4, macs: 2 * qkv }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let mut rng = Rng::new(seed);
+        let position = rng.below(TRIAL_POSITIONS);
+        let mut normal = |n: u32| (0..n).map(|_| rng.normal()).collect::<Vec<f32>>();
+        let table = normal(TRIAL_POSITIONS * self.head_dim);
+        let biases = if self.bias { [self.q_dim(), self.kv_dim(), self.kv_dim()].map(&mut normal).to_vec() } else { vec![] };
+        let before = normal(self.q_dim() + 2 * self.kv_dim());
+        let bias = biases.concat();
+        let x: Vec<f64> =
+            before.iter().enumerate().map(|(i, v)| f64::from(*v) + f64::from(bias.get(i).copied().unwrap_or(0.0))).collect();
+        let angles = &table[(position * self.head_dim) as usize..][..self.head_dim as usize];
+        let (q, k, v) = self.expected(&x, angles);
+        let cache_bytes = u64::from(TRIAL_POSITIONS * self.kv_dim()) * 2;
+        let row = (position * self.kv_dim()) as usize;
+        let at_row = |values: Vec<(f64, f64)>| {
+            Expect::NearF16(values.into_iter().enumerate().map(|(i, (v, b))| (row + i, v, b)).collect())
+        };
+        // Only Q is written back; K and V stay as they were.
+        let kept = before[self.q_dim() as usize..].iter().map(|v| (f64::from(*v), 0.0));
+        let qkv = Expect::Near(q.into_iter().chain(kept).collect());
+        let mut trial = Trial::new(seed).input(reference::bytes_u32(&[3, position])).input(reference::bytes_f32(&table));
+        for bias in &biases {
+            trial = trial.input(reference::bytes_f32(bias));
+        }
+        trial.in_out(reference::bytes_f32(&before), qkv).output(cache_bytes, at_row(k)).output(cache_bytes, at_row(v))
+    }
+}
+
+/// Rows of the caches and the table in a trial.
+const TRIAL_POSITIONS: u32 = 9;
+
+type Bounded = Vec<(f64, f64)>;
+
+impl RopeAppend {
+    /// Q, K and V in f64 with bounds, from values that have their biases.
+    fn expected(&self, x: &[f64], angles: &[f32]) -> (Bounded, Bounded, Bounded) {
+        let turned = |from: u32, n_heads: u32, scale: f64| {
+            let mut out = vec![(0.0, 0.0); (n_heads * self.head_dim) as usize];
+            for head in 0..n_heads {
+                for i in 0..self.head_dim / 2 {
+                    let (first, second) = self.pair_of(i);
+                    let at = |e: u32| x[(from + head * self.head_dim + e) as usize];
+                    let (a, b) = (at(first), at(second));
+                    let (cos, sin) = (f64::from(angles[2 * i as usize]), f64::from(angles[2 * i as usize + 1]));
+                    // The bias, the two products, their sum and the scale each round once.
+                    let bound = reference::gamma(6.0) * (a.abs() + b.abs()) * (cos.abs() + sin.abs()) * scale;
+                    out[(head * self.head_dim + first) as usize] = ((a * cos - b * sin) * scale, bound);
+                    out[(head * self.head_dim + second) as usize] = ((a * sin + b * cos) * scale, bound);
+                }
+            }
+            out
+        };
+        let q = turned(0, self.n_heads, f64::from(self.q_scale()));
+        let k = turned(self.q_dim(), self.n_kv_heads, 1.0);
+        let v = x[(self.q_dim() + self.kv_dim()) as usize..].iter().map(|v| (*v, reference::U * v.abs())).collect();
+        (q, k, v)
+    }
+}

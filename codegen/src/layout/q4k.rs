@@ -1,0 +1,80 @@
+//! Q4_K: 256 weights in 144 bytes; 8 sub-blocks of 32 with 6-bit scales and mins. `w = d·sc·q − dmin·m`.
+
+use super::{Cell, f16_at, put};
+
+/// GGML's `block_q4_K`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct BlockQ4K {
+    /// f16 scale of the scales.
+    pub d: [u8; 2],
+    /// f16 scale of the mins.
+    pub dmin: [u8; 2],
+    /// 8 scales and 8 mins of 6 bits.
+    pub scales: [u8; 12],
+    /// Nibbles: chunk `c` of 32 bytes holds sub-block `2c` low and `2c + 1` high.
+    pub qs: [u8; 128],
+}
+
+const _: () = assert!(size_of::<BlockQ4K>() == 144 && plan::QType::Q4K.block_bytes() == 144);
+
+impl BlockQ4K {
+    /// Reads a block; `bytes` must be 144 long (anything else gives a zero block).
+    pub fn from_bytes(bytes: &[u8]) -> BlockQ4K {
+        bytemuck::try_from_bytes(bytes).copied().unwrap_or(bytemuck::Zeroable::zeroed())
+    }
+
+    /// Scale and min of sub-block `j`, 6 bits each.
+    pub fn scale_min(&self, j: usize) -> (u8, u8) {
+        let s = &self.scales;
+        if j < 4 {
+            (s[j] & 63, s[j + 4] & 63)
+        } else {
+            (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4)
+        }
+    }
+
+    /// The 4-bit quant of weight `i` of sub-block `j`.
+    pub fn quant(&self, j: usize, i: usize) -> u8 {
+        self.qs[j / 2 * 32 + i] >> (j % 2 * 4) & 15
+    }
+
+    /// The weights, each operation rounded once.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let (d, dmin) = (f16_at(self.d), f16_at(self.dmin));
+        (0..256)
+            .map(|e| {
+                let (sc, m) = self.scale_min(e / 32);
+                d * f32::from(sc) * f32::from(self.quant(e / 32, e % 32)) - dmin * f32::from(m)
+            })
+            .collect()
+    }
+
+    /// Byte `i` of a lane's 16 holds weight `i` low and `i + 16` high. The header's word 0 is `d | dmin << 16`; nibble
+    /// `j` of words 1 and 2 is the low nibble of scale and min `j`, of word 3 their high pairs (scale low).
+    pub(crate) fn pack_into(&self, packed: &mut [u8], cell: Cell) {
+        let mut words = [0u32; 3];
+        for j in 0..8 {
+            let quants: [u8; 16] = std::array::from_fn(|i| self.quant(j, i) | self.quant(j, i + 16) << 4);
+            put(packed, cell.quants(j), &quants);
+            let (sc, m) = self.scale_min(j);
+            words[0] |= u32::from(sc & 15) << (4 * j);
+            words[1] |= u32::from(m & 15) << (4 * j);
+            words[2] |= u32::from(sc >> 4 | m >> 4 << 2) << (4 * j);
+        }
+        put(packed, cell.header(), &self.d);
+        put(packed, cell.header() + 2, &self.dmin);
+        for (k, word) in words.iter().enumerate() {
+            put(packed, cell.header() + 4 + 4 * k, &word.to_le_bytes());
+        }
+    }
+}
+
+/// Sets the f16 scales of a block of random bytes so that weights have about the deviation given: `sc·q` is uniform
+/// over a product of 0..63 and 0..15 with deviation 187, and `m` centres it.
+pub(super) fn set_scale(block: &mut [u8], deviation: f32) {
+    let d = ptx::sem::f32_to_f16(deviation / 187.0);
+    let dmin = ptx::sem::f32_to_f16(deviation / 187.0 * 7.5);
+    put(block, 0, &d.to_le_bytes());
+    put(block, 2, &dmin.to_le_bytes());
+}

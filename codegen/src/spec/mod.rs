@@ -1,0 +1,253 @@
+//! Model specs: what a model's kernels are specialised to.
+//!
+//! A spec comes from a TOML file in `models/` ([`ModelSpec::from_toml`]) or from the header of a GGUF file
+//! ([`header`]). Both go through [`ModelSpec::check`], so a spec in hand is one that kernels can be made for.
+
+mod device;
+pub mod header;
+mod toml_form;
+mod types;
+
+pub use device::Device;
+pub use types::{LayerTypes, TensorTypes};
+
+use ::plan::{Dims, QType, Role};
+use std::fmt::Write as _;
+
+/// A model as codegen sees it: hyperparameters and the type of every tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// Name of the spec: `qwen2.5-1.5b`.
+    pub name: String,
+    /// Hyperparameters.
+    pub dims: Dims,
+    /// Element types by role and layer.
+    pub types: TensorTypes,
+}
+
+/// Why a spec is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The TOML does not parse or lacks a field.
+    #[error("spec {name}: {reason}")]
+    Toml {
+        /// Which spec.
+        name: String,
+        /// What the TOML reader says, on one line.
+        reason: String,
+    },
+    /// A field is out of range.
+    #[error("spec {name}: {field} = {found}, but {needed}")]
+    Field {
+        /// Which spec.
+        name: String,
+        /// Which field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        needed: String,
+    },
+    /// A header key is absent or has no usable value.
+    #[error("{file}: key {key} is missing; architecture {architecture} needs it")]
+    MissingKey {
+        /// Which file.
+        file: String,
+        /// GGUF key.
+        key: String,
+        /// GGUF architecture.
+        architecture: String,
+    },
+    /// A tensor is absent.
+    #[error("{file}: tensor {tensor} is missing; architecture {architecture} needs it")]
+    MissingTensor {
+        /// Which file.
+        file: String,
+        /// Tensor name.
+        tensor: String,
+        /// GGUF architecture.
+        architecture: String,
+    },
+    /// A tensor has a type that no kernel serves in its role.
+    #[error("{file}: tensor {tensor} has type {found}; kernels for this role exist for {served}")]
+    TensorType {
+        /// Which file or spec.
+        file: String,
+        /// Tensor name.
+        tensor: String,
+        /// Its type.
+        found: String,
+        /// The types that would do.
+        served: String,
+    },
+    /// An architecture without a description here.
+    #[error("{file}: architecture {found} is not supported; supported: {supported}")]
+    Architecture {
+        /// Which file or spec.
+        file: String,
+        /// GGUF architecture.
+        found: String,
+        /// The list.
+        supported: String,
+    },
+}
+
+/// Architectures that kernels exist for, with their RoPE kind and whether Q, K and V have biases.
+pub(crate) const ARCHITECTURES: &[(&str, plan::RopeKind, bool)] =
+    &[("llama", plan::RopeKind::Norm, false), ("qwen2", plan::RopeKind::Neox, true)];
+
+/// Types that matrices may have.
+pub const MATRIX_TYPES: &[QType] = &[QType::Q4K, QType::Q6K];
+/// Types that the embedding may have; it is only looked up, unless it is the head too.
+pub const EMBEDDING_TYPES: &[QType] = &[QType::Q4K, QType::Q6K, QType::F32];
+
+pub(crate) fn list_names(types: &[QType]) -> String {
+    types.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ")
+}
+
+impl ModelSpec {
+    /// Reads a spec from the text of `models/NAME.toml`.
+    ///
+    /// # Errors
+    /// [`SpecError`] when the text does not parse or describes a model that kernels cannot be made for.
+    pub fn from_toml(text: &str) -> Result<ModelSpec, SpecError> {
+        let spec = toml_form::parse(text)?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// The spec as TOML; [`ModelSpec::from_toml`] reads it back to an equal spec.
+    pub fn to_toml(&self) -> String {
+        toml_form::print(self)
+    }
+
+    /// The roles this model has, in the order in which a forward pass meets them.
+    pub fn roles(&self) -> Vec<Role> {
+        Role::ALL.into_iter().filter(|role| self.has(*role)).collect()
+    }
+
+    /// Whether this model has tensors of that role.
+    pub fn has(&self, role: Role) -> bool {
+        match role {
+            Role::AttnQBias | Role::AttnKBias | Role::AttnVBias => self.dims.qkv_bias,
+            Role::Output => !self.dims.tied_head,
+            _ => true,
+        }
+    }
+
+    /// Rows (output features) and columns (input features) of a role's tensor; vectors have one row.
+    pub fn shape(&self, role: Role) -> (u32, u32) {
+        let d = &self.dims;
+        match role {
+            Role::TokenEmbd | Role::Output => (d.vocab_size, d.dim),
+            Role::OutputNorm | Role::AttnNorm | Role::FfnNorm => (1, d.dim),
+            Role::AttnQ => (d.q_dim(), d.dim),
+            Role::AttnK | Role::AttnV => (d.kv_dim(), d.dim),
+            Role::AttnQBias => (1, d.q_dim()),
+            Role::AttnKBias | Role::AttnVBias => (1, d.kv_dim()),
+            Role::AttnOutput => (d.dim, d.q_dim()),
+            Role::FfnGate | Role::FfnUp => (d.hidden_dim, d.dim),
+            Role::FfnDown => (d.dim, d.hidden_dim),
+        }
+    }
+
+    /// The element type of a role's tensor in a layer (`layer` is ignored for roles without one).
+    pub fn qtype(&self, role: Role, layer: u32) -> QType {
+        if self.shape(role).0 == 1 { QType::F32 } else { self.types.get(role, layer) }
+    }
+
+    /// 16 hexadecimal digits over everything that shapes the output: equal hashes, equal tables.
+    pub fn hash(&self, device: Device) -> String {
+        let mut text = self.to_toml();
+        let _ = write!(text, "\n{device:?}\nmonomorph {}", env!("CARGO_PKG_VERSION"));
+        format!("{:016x}", crate::hash::fnv1a64(text.as_bytes()))
+    }
+
+    /// Checks that kernels can be made for this spec.
+    ///
+    /// # Errors
+    /// [`SpecError::Field`], [`SpecError::TensorType`] or [`SpecError::Architecture`], naming the first misfit.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.check_architecture()?;
+        self.check_dims()?;
+        self.check_types()
+    }
+
+    fn check_architecture(&self) -> Result<(), SpecError> {
+        let known = ARCHITECTURES.iter().any(|(name, _, _)| *name == self.dims.architecture);
+        if known {
+            return Ok(());
+        }
+        Err(SpecError::Architecture {
+            file: format!("spec {}", self.name),
+            found: self.dims.architecture.to_string(),
+            supported: ARCHITECTURES.iter().map(|a| a.0).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    fn check_dims(&self) -> Result<(), SpecError> {
+        let d = &self.dims;
+        let fail = |field: &str, found: u32, needed: String| {
+            Err(SpecError::Field { name: self.name.clone(), field: field.into(), found: found.to_string(), needed })
+        };
+        let ranges = [
+            ("vocab_size", d.vocab_size, 1, 1 << 24),
+            ("dim", d.dim, 128, 1 << 16),
+            ("hidden_dim", d.hidden_dim, 128, 1 << 17),
+            ("n_layers", d.n_layers, 1, 1024),
+            ("n_heads", d.n_heads, 1, 1024),
+            ("n_kv_heads", d.n_kv_heads, 1, d.n_heads),
+            ("context", d.context, 1, 1 << 24),
+        ];
+        for (field, found, least, most) in ranges {
+            if !(least..=most).contains(&found) {
+                return fail(field, found, format!("it must be {least} to {most}"));
+            }
+        }
+        if ![64, 128, 256].contains(&d.head_dim) {
+            return fail("head_dim", d.head_dim, "attention kernels exist for 64, 128 and 256".into());
+        }
+        if !d.n_heads.is_multiple_of(d.n_kv_heads) {
+            return fail("n_kv_heads", d.n_kv_heads, format!("it must divide n_heads = {}", d.n_heads));
+        }
+        if d.group() > 8 {
+            return fail("n_kv_heads", d.n_kv_heads, format!("n_heads = {} gives more than 8 query heads a key head", d.n_heads));
+        }
+        for (field, found) in [("dim", d.dim), ("hidden_dim", d.hidden_dim), ("n_heads * head_dim", d.q_dim())] {
+            if !found.is_multiple_of(256) {
+                return fail(field, found, "rows of K-quants are multiples of 256".into());
+            }
+        }
+        if !(d.norm_eps.is_finite() && d.norm_eps > 0.0 && d.rope_base.is_finite() && d.rope_base > 1.0) {
+            return fail("norm_eps, rope_base", 0, "both must be finite, norm_eps > 0 and rope_base > 1".into());
+        }
+        Ok(())
+    }
+
+    fn check_types(&self) -> Result<(), SpecError> {
+        for role in self.roles() {
+            if self.shape(role).0 == 1 {
+                continue;
+            }
+            let lookup_only = role == Role::TokenEmbd && !self.dims.tied_head;
+            let served = if lookup_only { EMBEDDING_TYPES } else { MATRIX_TYPES };
+            let layers = if role.is_layered() { self.dims.n_layers } else { 1 };
+            for layer in 0..layers {
+                let found = self.qtype(role, layer);
+                if !served.contains(&found) {
+                    return Err(SpecError::TensorType {
+                        file: format!("spec {}", self.name),
+                        tensor: role.tensor_name(role.is_layered().then_some(layer)),
+                        found: found.to_string(),
+                        served: list_names(served),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

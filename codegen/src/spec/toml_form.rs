@@ -1,0 +1,141 @@
+//! The TOML form of a spec: `models/*.toml`.
+
+use super::{LayerTypes, ModelSpec, SpecError, TensorTypes};
+use ::plan::{Dims, QType, Role, RopeKind};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpecToml {
+    name: String,
+    architecture: String,
+    vocab_size: u32,
+    dim: u32,
+    hidden_dim: u32,
+    n_layers: u32,
+    n_heads: u32,
+    n_kv_heads: u32,
+    head_dim: u32,
+    context: u32,
+    norm_eps: f64,
+    rope_kind: RopeToml,
+    rope_base: f64,
+    qkv_bias: bool,
+    tied_head: bool,
+    types: BTreeMap<String, TypeToml>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RopeToml {
+    Norm,
+    Neox,
+}
+
+/// `attn_q = "q4_k"` or `ffn_down = { default = "q4_k", q6_k = [0, 1, 6] }`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum TypeToml {
+    Uniform(String),
+    Mixed {
+        default: String,
+        #[serde(flatten)]
+        others: BTreeMap<String, Vec<u32>>,
+    },
+}
+
+/// The shortest decimal that reads back as this f32, so that files say 1e-6 and not 9.99999997e-7.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
+    let form: SpecToml = toml::from_str(text).map_err(|e| SpecError::Toml {
+        name: "toml".into(),
+        reason: e.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+    })?;
+    let mut types = BTreeMap::new();
+    for (word, value) in &form.types {
+        let fail = |found: &str, needed: &str| SpecError::Field {
+            name: form.name.clone(),
+            field: format!("types.{word}"),
+            found: found.into(),
+            needed: needed.into(),
+        };
+        let role = Role::ALL
+            .into_iter()
+            .find(|r| r.to_string() == *word)
+            .ok_or_else(|| fail(word, "it must be a GGUF tensor word such as attn_q"))?;
+        let qtype = |name: &str| QType::from_name(name).ok_or_else(|| fail(name, "it must be a type such as q4_k"));
+        let layer_types = match value {
+            TypeToml::Uniform(name) => LayerTypes::uniform(qtype(name)?),
+            TypeToml::Mixed { default, others } => {
+                let mut by_type = BTreeMap::new();
+                for (name, layers) in others {
+                    if let Some(layer) = layers.iter().find(|l| **l >= form.n_layers) {
+                        return Err(fail(&layer.to_string(), &format!("n_layers is {}", form.n_layers)));
+                    }
+                    by_type.insert(qtype(name)?, layers.clone());
+                }
+                LayerTypes { default: qtype(default)?, others: by_type }
+            }
+        };
+        types.insert(role, layer_types);
+    }
+    let dims = Dims {
+        architecture: form.architecture.into(),
+        vocab_size: form.vocab_size,
+        dim: form.dim,
+        hidden_dim: form.hidden_dim,
+        n_layers: form.n_layers,
+        n_heads: form.n_heads,
+        n_kv_heads: form.n_kv_heads,
+        head_dim: form.head_dim,
+        context: form.context,
+        norm_eps: form.norm_eps as f32,
+        rope_kind: match form.rope_kind {
+            RopeToml::Norm => RopeKind::Norm,
+            RopeToml::Neox => RopeKind::Neox,
+        },
+        rope_base: form.rope_base as f32,
+        qkv_bias: form.qkv_bias,
+        tied_head: form.tied_head,
+    };
+    Ok(ModelSpec { name: form.name, dims, types: TensorTypes(types) })
+}
+
+pub(super) fn print(spec: &ModelSpec) -> String {
+    let d = &spec.dims;
+    let types = spec.types.0.iter().map(|(role, types)| {
+        let value = if types.others.is_empty() {
+            TypeToml::Uniform(types.default.name().into())
+        } else {
+            let others = types.others.iter().map(|(t, layers)| (t.name().to_owned(), layers.clone())).collect();
+            TypeToml::Mixed { default: types.default.name().into(), others }
+        };
+        (role.to_string(), value)
+    });
+    let form = SpecToml {
+        name: spec.name.clone(),
+        architecture: d.architecture.to_string(),
+        vocab_size: d.vocab_size,
+        dim: d.dim,
+        hidden_dim: d.hidden_dim,
+        n_layers: d.n_layers,
+        n_heads: d.n_heads,
+        n_kv_heads: d.n_kv_heads,
+        head_dim: d.head_dim,
+        context: d.context,
+        norm_eps: shortest(d.norm_eps),
+        rope_kind: match d.rope_kind {
+            RopeKind::Norm => RopeToml::Norm,
+            RopeKind::Neox => RopeToml::Neox,
+        },
+        rope_base: shortest(d.rope_base),
+        qkv_bias: d.qkv_bias,
+        tied_head: d.tied_head,
+        types: types.collect(),
+    };
+    toml::to_string(&form).unwrap_or_default()
+}
