@@ -1,5 +1,7 @@
 //! Every kernel of the tiny spec, and shapes at the edges of their tiles, on the emulator against the references.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
+
 use emulator::{Checks, Config, Machine, Outcome};
 use monomorph_codegen::kernels::embed::Embed;
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
@@ -21,7 +23,8 @@ fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<()
     let module = ptx::verify::verify(module).map_err(|e| e.to_string())?;
     let text = ptx::print::print(&module);
     // The text is what ships: run what its parser makes of it.
-    let module = ptx::verify::verify(ptx::parse::parse(&text).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    let module = ptx::verify::verify(ptx::parse::parse(&text).map_err(|e| e.to_string())?)
+        .map_err(|e| e.to_string())?;
     let program = machine.load(&module).map_err(|e| e.to_string())?;
     let trial = operation.trial(seed);
     assert_eq!(trial.args.len(), kernel.params.len(), "{}", operation.name());
@@ -31,7 +34,8 @@ fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<()
         machine.write(address, &arg.before).unwrap();
         addresses.push(address);
     }
-    let outcome = machine.launch(&program, "k", kernel.grid, kernel.block, &addresses).map_err(|e| e.to_string())?;
+    let outcome =
+        machine.launch(&program, "k", kernel.grid, kernel.block, &addresses).map_err(|e| e.to_string())?;
     if let Outcome::Trap(trap) = outcome {
         return Err(trap.to_string());
     }

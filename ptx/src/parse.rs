@@ -1,4 +1,4 @@
-//! Reads PTX text: what [`crate::print`] writes, with any white space. A form is found by its row in the table, so
+//! Reads PTX text: what [`crate::print()`] writes, with any white space. A form is found by its row in the table, so
 //! the parser knows no instruction of its own, and one that is not in the table is an error with its text and line.
 
 mod body;
@@ -30,7 +30,7 @@ pub struct ParseError {
 /// Reads a module. The result has still to be verified.
 ///
 /// # Errors
-/// The first place where the text departs from the form that [`crate::print`] writes.
+/// The first place where the text departs from the form that [`crate::print()`] writes.
 pub fn parse(text: &str) -> Result<Module, ParseError> {
     let mut scan = Scanner::new(text);
     let header = scan.comments();

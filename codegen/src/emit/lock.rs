@@ -100,7 +100,13 @@ mod tests {
     use super::*;
 
     fn line(registers: Option<u32>, sha256: &str) -> LockLine {
-        LockLine { entry: "k_1".into(), registers, spill_bytes: registers, shared_bytes: 16, sha256: sha256.into() }
+        LockLine {
+            entry: "k_1".into(),
+            registers,
+            spill_bytes: registers,
+            shared_bytes: 16,
+            sha256: sha256.into(),
+        }
     }
 
     #[test]

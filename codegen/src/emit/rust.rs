@@ -108,7 +108,9 @@ fn dims(d: &Dims) -> String {
 fn kernel(k: &KernelDesc) -> String {
     let param = |p: &plan::ParamDesc| {
         let (name, elem, access) = (&p.name, &p.elem, p.access);
-        format!("plan::ParamDesc {{ name: Cow::Borrowed({name:?}), elem: Cow::Borrowed({elem:?}), access: plan::Access::{access:?} }}")
+        format!(
+            "plan::ParamDesc {{ name: Cow::Borrowed({name:?}), elem: Cow::Borrowed({elem:?}), access: plan::Access::{access:?} }}"
+        )
     };
     let params: Vec<String> = k.params.iter().map(param).collect();
     format!(

@@ -164,7 +164,8 @@ impl Operation for ArgmaxPart {
 
     fn trial(&self, seed: u64) -> Trial {
         let logits = self.0.random_logits(seed);
-        let best = (0..self.0.parts).flat_map(|part| self.0.best_of_part(&logits, part).to_le_bytes()).collect();
+        let best =
+            (0..self.0.parts).flat_map(|part| self.0.best_of_part(&logits, part).to_le_bytes()).collect();
         let bytes = u64::from(self.0.parts) * 8;
         Trial::new(seed).input(reference::bytes_f32(&logits)).output(bytes, Expect::Exact(best))
     }
@@ -189,10 +190,12 @@ impl Operation for ArgmaxFinal {
 
     fn trial(&self, seed: u64) -> Trial {
         let logits = self.0.random_logits(seed);
-        let best: Vec<u8> = (0..self.0.parts).flat_map(|part| self.0.best_of_part(&logits, part).to_le_bytes()).collect();
+        let best: Vec<u8> =
+            (0..self.0.parts).flat_map(|part| self.0.best_of_part(&logits, part).to_le_bytes()).collect();
         // Argmax by its definition, not through the keys.
         let finite = logits.iter().all(|v| !v.is_nan() && *v != f32::INFINITY);
-        let first = logits.iter().enumerate().fold(0, |first, (i, v)| if *v > logits[first] { i } else { first });
+        let first =
+            logits.iter().enumerate().fold(0, |first, (i, v)| if *v > logits[first] { i } else { first });
         let chosen = if finite { first as u32 } else { NOT_FINITE };
         Trial::new(seed).input(best).output(4, Expect::Exact(reference::bytes_u32(&[chosen])))
     }

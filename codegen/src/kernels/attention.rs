@@ -108,7 +108,13 @@ fn load_halves(row: In<u32>) -> Vec<V<f32>> {
 /// source   Dao et al. 2022 and 2023 (flash decoding); exp by polynomial
 #[kernel(grid = (s.0.n_splits, s.0.n_kv_heads), block = 32 * WARPS)]
 pub fn attend_split(
-    s: &AttendSplit, control: In<u32>, qkv: In<f32>, k_cache: In<F16>, v_cache: In<F16>, partial: Out<f32>, stats: Out<f32>,
+    s: &AttendSplit,
+    control: In<u32>,
+    qkv: In<f32>,
+    k_cache: In<F16>,
+    v_cache: In<F16>,
+    partial: Out<f32>,
+    stats: Out<f32>,
 ) {
     let s = &s.0;
     let (split, kv_head) = (block_idx_x(), block_idx_y());
@@ -150,7 +156,13 @@ pub fn attend_split(
                 }
             }
         }
-        merge_teams(s, team, TeamState { m, l, acc }, kv_head * s.n_splits + split, Results { partial, stats });
+        merge_teams(
+            s,
+            team,
+            TeamState { m, l, acc },
+            kv_head * s.n_splits + split,
+            Results { partial, stats },
+        );
     }
 }
 
@@ -223,7 +235,12 @@ fn merge_teams(s: &Attend, team: V<u32>, state: TeamState, row: V<u32>, to: Resu
 /// source   Dao et al. 2023 (flash decoding)
 #[kernel(grid = s.0.n_heads, block = s.0.head_dim)]
 pub fn attend_merge(
-    s: &AttendMerge, control: In<u32>, partial: In<f32>, stats: In<f32>, quants: Out<u8>, meta: Out<u32>,
+    s: &AttendMerge,
+    control: In<u32>,
+    partial: In<f32>,
+    stats: In<f32>,
+    quants: Out<u8>,
+    meta: Out<u32>,
 ) {
     let s = &s.0;
     let (head, e) = (cta_id(), thread_idx_x());
@@ -271,7 +288,8 @@ impl Scene {
     fn random(s: &Attend, seed: u64) -> Scene {
         let mut rng = Rng::new(seed);
         // Short, long and just around the edge of a stretch.
-        let lens = [1, 2, STRETCH_UNIT - 1, STRETCH_UNIT, STRETCH_UNIT + 1, 200, STRETCH_UNIT * s.n_splits + 3];
+        let lens =
+            [1, 2, STRETCH_UNIT - 1, STRETCH_UNIT, STRETCH_UNIT + 1, 200, STRETCH_UNIT * s.n_splits + 3];
         let len = lens[rng.below(lens.len() as u32) as usize];
         let mut halves = |n: u32| (0..n).map(|_| ptx::sem::f32_to_f16(rng.normal())).collect::<Vec<u16>>();
         let row = s.n_kv_heads * s.head_dim;
@@ -295,7 +313,8 @@ impl Scene {
         let scores: Vec<(f64, f64)> = positions.clone().map(dot).collect();
         let m = scores.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
         let score_bound = scores.iter().map(|s| reference::gamma(16.0) * s.1).fold(0.0, f64::max);
-        let mut out = Stretch { m, l: 0.0, o: vec![0.0; dim], magnitude: vec![0.0; dim], relative: 0.0, score_bound };
+        let mut out =
+            Stretch { m, l: 0.0, o: vec![0.0; dim], magnitude: vec![0.0; dim], relative: 0.0, score_bound };
         for (p, (score, _)) in positions.clone().zip(&scores) {
             let weight = (score - m).exp();
             out.l += weight;
@@ -352,7 +371,8 @@ impl Operation for AttendSplit {
                 stats.push((2 * row, x.m, x.score_bound));
                 stats.push((2 * row + 1, x.l, x.relative * x.l));
                 let outputs = x.o.iter().zip(&x.magnitude).enumerate();
-                partial.extend(outputs.map(|(e, (o, a))| (row * s.head_dim as usize + e, *o, x.relative * a)));
+                partial
+                    .extend(outputs.map(|(e, (o, a))| (row * s.head_dim as usize + e, *o, x.relative * a)));
             }
         }
         Trial::new(seed)
@@ -402,7 +422,8 @@ impl Operation for AttendMerge {
             let whole = scene.stretch(s, head, 0..scene.len);
             // Inputs were rounded to f32 (also the maxima, which stand in exponents), then each stretch costs two
             // roundings and an exp.
-            let relative = reference::gamma(6.0 * f64::from(s.n_splits) + 16.0) + 4.0 * reference::U * (whole.m.abs() + 1.0);
+            let relative = reference::gamma(6.0 * f64::from(s.n_splits) + 16.0)
+                + 4.0 * reference::U * (whole.m.abs() + 1.0);
             let outputs = whole.o.iter().zip(&whole.magnitude);
             values.extend(outputs.map(|(o, a)| (o / whole.l, 2.0 * relative * a / whole.l)));
         }

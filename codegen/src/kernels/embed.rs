@@ -29,7 +29,9 @@ pub fn embed_q4k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
     let e = cta_id() * THREADS + thread_idx_x();
     let (row, sub, i) = (token % TILE_ROWS, e / 32 % SUB_BLOCKS, e % 32);
     let cell = token / TILE_ROWS * m.n_super_blocks() + e / 256;
-    let quant = w.cast::<u8>().offset(cell * 512).at((row * SUB_BLOCKS + sub) * 16 + i % 16).load() >> (i / 16 * 4) & 15;
+    let quant = w.cast::<u8>().offset(cell * 512).at((row * SUB_BLOCKS + sub) * 16 + i % 16).load()
+        >> (i / 16 * 4)
+        & 15;
     let header = w.offset((m.planes().scales / 4) as u32).at(cell * 16 + row * 4).load_x4();
     let pairs = header[3] >> (sub * 4);
     let scale = header[1] >> (sub * 4) & 15 | (pairs & 3) << 4;
@@ -55,7 +57,8 @@ pub fn embed_q6k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
     let cell = token / TILE_ROWS * m.n_super_blocks() + e / 256;
     let byte = |plane: u64| w.offset((plane / 4) as u32).cast::<u8>();
     let low = byte(planes.quants).offset(cell * 512).at(lane * 16 + i % 16).load() >> (i / 16 * 4) & 15;
-    let high = byte(planes.high).offset(cell * 256).at(lane * 8 + i / 16 * 4 + i % 4).load() >> (i % 16 / 4 * 2) & 3;
+    let high =
+        byte(planes.high).offset(cell * 256).at(lane * 8 + i / 16 * 4 + i % 4).load() >> (i % 16 / 4 * 2) & 3;
     let scale = byte(planes.scales).cast::<i8>().offset(cell * 64).at(lane * 2 + i / 16).load();
     let d = byte(planes.d).cast::<F16>().offset(cell * 4).at(row).load();
     let quant = (low | high << 4).as_i32() - 32;

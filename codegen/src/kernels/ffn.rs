@@ -34,7 +34,13 @@ impl GateUp {
 /// source   Shazeer 2020; silu(v) = v / (1 + exp(-v)) with the polynomial exp
 #[kernel(grid = s.gate.rows / 32, block = 32 * WARPS)]
 pub fn gate_up_swiglu(
-    s: &GateUp, gate: In<u32>, up: In<u32>, x_quants: In<u32>, x_meta: In<u32>, quants: Out<u8>, meta: Out<u32>,
+    s: &GateUp,
+    gate: In<u32>,
+    up: In<u32>,
+    x_quants: In<u32>,
+    x_meta: In<u32>,
+    quants: Out<u8>,
+    meta: Out<u32>,
 ) {
     let x = Act { quants: x_quants, meta: x_meta };
     let at = Seat { tile: cta_id() * WARPS + warp_id(), part: dev(0u32) };
@@ -66,7 +72,10 @@ impl Operation for GateUp {
     fn cost(&self) -> Cost {
         let weights = self.gate.planes().bytes + self.up.planes().bytes;
         let (rows, cols) = (self.gate.rows, self.gate.cols);
-        Cost { bytes: weights + act_bytes(cols) + act_bytes(rows), macs: 2 * u64::from(rows) * u64::from(cols) }
+        Cost {
+            bytes: weights + act_bytes(cols) + act_bytes(rows),
+            macs: 2 * u64::from(rows) * u64::from(cols),
+        }
     }
 
     fn trial(&self, seed: u64) -> Trial {
@@ -78,7 +87,9 @@ impl Operation for GateUp {
             .map(|((g, g_bound), (u, u_bound))| {
                 let silu = g / (1.0 + (-g).exp());
                 // |silu'| ≤ 1.1; exp within 2 ulp, then an addition, a division and a product.
-                let bound = 1.1 * g_bound * (u.abs() + u_bound) + silu.abs() * u_bound + reference::gamma(8.0) * (silu * u).abs();
+                let bound = 1.1 * g_bound * (u.abs() + u_bound)
+                    + silu.abs() * u_bound
+                    + reference::gamma(8.0) * (silu * u).abs();
                 (silu * u, bound)
             })
             .collect();

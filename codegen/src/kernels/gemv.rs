@@ -51,7 +51,8 @@ impl Split {
             k_split *= 2;
         }
         let mut tiles_per_cta = 8 / k_split;
-        while tiles_per_cta > 1 && (!n_tiles.is_multiple_of(tiles_per_cta) || n_tiles / tiles_per_cta < n_sms) {
+        while tiles_per_cta > 1 && (!n_tiles.is_multiple_of(tiles_per_cta) || n_tiles / tiles_per_cta < n_sms)
+        {
             tiles_per_cta /= 2;
         }
         Split { k_split, tiles_per_cta, unroll: 4 }
@@ -170,7 +171,8 @@ fn accumulate_q6k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
     let mut first = dp2a_lo_ss(x.sums.as_i32(), dev(0x00e0i32), dev(0i32));
     let mut second = dp2a_lo_ss(x.sums.as_i32(), dev(0xe000i32), dev(0i32));
     for g in unroll(0..4) {
-        let align = |word: V<u32>| if g < 2 { word << (4 - 2 * g as u32) } else { word >> (2 * g as u32 - 4) };
+        let align =
+            |word: V<u32>| if g < 2 { word << (4 - 2 * g as u32) } else { word >> (2 * g as u32 - 4) };
         let low = quants[g] & 0x0f0f_0f0f | align(bits[0]) & 0x3030_3030;
         let high = quants[g] >> 4 & 0x0f0f_0f0f | align(bits[1]) & 0x3030_3030;
         first = dp4a_us(low, x.low[g].as_i32(), first);
@@ -184,7 +186,11 @@ fn accumulate_q6k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
 /// `acc` plus the lane's sub-block of the super-block that lies `cells` further on, in each matrix.
 #[device]
 pub(super) fn accumulate<const N: usize>(
-    m: [&Matrix; N], w: [Weights; N], cells: u32, x: ActLane, acc: [V<f32>; N],
+    m: [&Matrix; N],
+    w: [Weights; N],
+    cells: u32,
+    x: ActLane,
+    acc: [V<f32>; N],
 ) -> [V<f32>; N] {
     std::array::from_fn(|i| match m[i].qtype {
         QType::Q6K => accumulate_q6k(w[i], cells, x, acc[i]),
@@ -234,12 +240,19 @@ pub(super) struct Seat {
 /// One lane's sums over its share of K of one row in each of `N` matrices of one shape: every `k_split`-th super-block
 /// from `part`. The matrices share the loads of activations.
 #[device]
-pub(super) fn dot_of_lane<const N: usize>(m: [&Matrix; N], s: Split, w: [In<u32>; N], x: Act, at: Seat) -> [V<f32>; N] {
+pub(super) fn dot_of_lane<const N: usize>(
+    m: [&Matrix; N],
+    s: Split,
+    w: [In<u32>; N],
+    x: Act,
+    at: Seat,
+) -> [V<f32>; N] {
     let sub = lane_id() % SUB_BLOCKS;
     let n_super_blocks = m[0].n_super_blocks();
     let cell = at.tile * n_super_blocks + at.part;
     let mut weights: [Weights; N] = std::array::from_fn(|i| weights_of_lane(m[i], w[i], cell));
-    let mut acts = Act { quants: x.quants.offset(at.part * 64 + sub * 8), meta: x.meta.offset(at.part * 16 + sub * 2) };
+    let mut acts =
+        Act { quants: x.quants.offset(at.part * 64 + sub * 8), meta: x.meta.offset(at.part * 16 + sub * 2) };
     let mut acc = [dev(0.0f32); N];
     let rounds = n_super_blocks / s.k_split;
     let turns = if rounds > s.unroll { rounds / s.unroll } else { 0 };
@@ -274,7 +287,8 @@ fn sum_tile_rows(s: Split, acc: V<f32>) -> V<f32> {
     let lane = lane_id();
     if lane % SUB_BLOCKS == 0 {
         // [tile of the CTA][row][part], so that one row's parts lie together.
-        let place = (warp_id() / s.k_split * TILE_ROWS + lane / SUB_BLOCKS) * s.k_split + warp_id() % s.k_split;
+        let place =
+            (warp_id() / s.k_split * TILE_ROWS + lane / SUB_BLOCKS) * s.k_split + warp_id() % s.k_split;
         sums.at(place).store(total);
     }
     sync_threads();
@@ -343,7 +357,15 @@ pub fn gemv(s: &Gemv, w: In<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>)
 /// launch   grid the sum of the three, block 32·k_split·tiles_per_cta
 /// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
 #[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.split.threads())]
-pub fn gemv_qkv(s: &GemvQkv, wq: In<u32>, wk: In<u32>, wv: In<u32>, quants: In<u32>, meta: In<u32>, qkv: InOut<f32>) {
+pub fn gemv_qkv(
+    s: &GemvQkv,
+    wq: In<u32>,
+    wk: In<u32>,
+    wv: In<u32>,
+    quants: In<u32>,
+    meta: In<u32>,
+    qkv: InOut<f32>,
+) {
     let x = Act { quants, meta };
     let cta = cta_id();
     let (n_q, n_k) = (s.ctas(0), s.ctas(1));
@@ -391,7 +413,8 @@ impl Operation for Gemv {
         let mut rng = Rng::new(seed);
         let (raw, x) = (self.matrix.random(&mut rng), random_act(&mut rng, self.matrix.cols));
         let rows = reference::gemv(&self.matrix, &raw, &x);
-        let trial = Trial::new(seed).input(self.matrix.pack(&raw)).input(x.quant_bytes()).input(x.meta_bytes());
+        let trial =
+            Trial::new(seed).input(self.matrix.pack(&raw)).input(x.quant_bytes()).input(x.meta_bytes());
         match self.epilogue {
             Epilogue::Store => trial.output(u64::from(self.matrix.rows) * 4, reference::near(rows, None)),
             Epilogue::Add => {
@@ -419,7 +442,10 @@ impl Operation for GemvQkv {
         let cols = self.matrices[0].cols;
         let rows: u32 = self.matrices.iter().map(|m| m.rows).sum();
         let weights: u64 = self.matrices.iter().map(|m| m.planes().bytes).sum();
-        Cost { bytes: weights + act_bytes(cols) + u64::from(rows) * 4, macs: u64::from(rows) * u64::from(cols) }
+        Cost {
+            bytes: weights + act_bytes(cols) + u64::from(rows) * 4,
+            macs: u64::from(rows) * u64::from(cols),
+        }
     }
 
     fn trial(&self, seed: u64) -> Trial {

@@ -72,11 +72,17 @@ impl Case<'_> {
 
     fn exact(&self, bytes: &[u8]) -> Result<(), Mismatch> {
         if self.after.len() != bytes.len() {
-            return Err(self.fail(0, format!("{} bytes", self.after.len()), format!("{} bytes", bytes.len())));
+            return Err(self.fail(
+                0,
+                format!("{} bytes", self.after.len()),
+                format!("{} bytes", bytes.len()),
+            ));
         }
         match self.after.iter().zip(bytes).position(|(a, b)| a != b) {
             None => Ok(()),
-            Some(i) => Err(self.fail(i, format!("{:#04x}", self.after[i]), format!("byte {:#04x}", bytes[i]))),
+            Some(i) => {
+                Err(self.fail(i, format!("{:#04x}", self.after[i]), format!("byte {:#04x}", bytes[i])))
+            }
         }
     }
 
@@ -92,7 +98,8 @@ impl Case<'_> {
 
     /// Bytes outside `touched` must be what they were.
     fn rest_unchanged(&self, touched: &[bool]) -> Result<(), Mismatch> {
-        let changed = (0..self.after.len().min(self.before.len())).find(|i| !touched[*i] && self.after[*i] != self.before[*i]);
+        let changed = (0..self.after.len().min(self.before.len()))
+            .find(|i| !touched[*i] && self.after[*i] != self.before[*i]);
         match changed {
             None => Ok(()),
             Some(i) => {
@@ -114,7 +121,11 @@ impl Case<'_> {
     fn near_f16(&self, places: &[(usize, f64, f64)]) -> Result<(), Mismatch> {
         let mut touched = vec![false; self.after.len()];
         for (i, value, bound) in places {
-            let bits = self.after.get(2 * i..2 * i + 2).and_then(|b| b.try_into().ok()).map_or(0x7fff, u16::from_le_bytes);
+            let bits = self
+                .after
+                .get(2 * i..2 * i + 2)
+                .and_then(|b| b.try_into().ok())
+                .map_or(0x7fff, u16::from_le_bytes);
             // Half a unit in the last place of f16, normal or subnormal.
             let rounding = (value.abs() * 2f64.powi(-11)).max(2f64.powi(-25));
             self.value(*i, f64::from(ptx::sem::f16_to_f32(bits)), *value, bound + rounding)?;
@@ -134,7 +145,11 @@ impl Case<'_> {
                 let steps = if largest == 0.0 { 0.0 } else { value * 127.0 / largest };
                 let slack = if largest == 0.0 { 0.0 } else { (bound + scale_bound) * 127.0 / largest + 1e-4 };
                 if (found - steps).abs() > 0.5 + slack {
-                    return Err(self.fail(index, format!("{found}"), format!("{steps:.4} rounded, ± {slack:.2e}")));
+                    return Err(self.fail(
+                        index,
+                        format!("{found}"),
+                        format!("{steps:.4} rounded, ± {slack:.2e}"),
+                    ));
                 }
             }
         }
@@ -154,7 +169,11 @@ impl Case<'_> {
             let sums = f32_at(self.after, 2 * block + 1).to_bits();
             let expected = u32::from(of_half(0) as u16) | u32::from(of_half(1) as u16) << 16;
             if sums != expected {
-                return Err(self.fail(2 * block + 1, format!("sums {sums:#010x}"), format!("{expected:#010x}")));
+                return Err(self.fail(
+                    2 * block + 1,
+                    format!("sums {sums:#010x}"),
+                    format!("{expected:#010x}"),
+                ));
             }
         }
         Ok(())

@@ -19,7 +19,10 @@ impl Norm {
     /// Threads: one for each 4 elements, at most 1024, a whole number of times.
     pub fn threads(&self) -> u32 {
         let quads = self.dim / 4;
-        (1..).map(|turns| quads / turns).find(|t| *t <= 1024 && quads.is_multiple_of(*t) && t.is_multiple_of(32)).unwrap_or(32)
+        (1..)
+            .map(|turns| quads / turns)
+            .find(|t| *t <= 1024 && quads.is_multiple_of(*t) && t.is_multiple_of(32))
+            .unwrap_or(32)
     }
 
     fn turns(&self) -> u32 {
@@ -78,7 +81,7 @@ impl Operation for Norm {
         let weight: Vec<f32> = (0..self.dim).map(|_| 1.0 + 0.1 * rng.normal()).collect();
         let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / f64::from(self.dim);
         let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
-                // Roundings of a thread's chain, the tree, and the four operations after it.
+        // Roundings of a thread's chain, the tree, and the four operations after it.
         let relative = reference::gamma(f64::from(4 * self.turns()) + 16.0);
         let normed = x.iter().zip(&weight).map(|(v, w)| f64::from(*v) * scale * f64::from(*w));
         let (quants, meta) = quantize::expect(&normed.map(|v| (v, relative * v.abs())).collect::<Vec<_>>());
@@ -89,4 +92,3 @@ impl Operation for Norm {
             .output(u64::from(self.dim) / 4, meta)
     }
 }
-

@@ -27,16 +27,17 @@ pub(super) fn random_activations(rng: &mut Rng, n: u32) -> Vec<f32> {
     (0..n).map(|i| rng.normal() * if i % 97 == 13 { 100.0 } else { 1.0 }).collect()
 }
 
-/// `W x` in f64 of the same quantized operands, with the bound `2 γ_n Σ|w·x|` for each row. Weights are taken by GGML's
+/// `W x` in f64 of the same quantized operands, with the bound `2 γ_n Σ|t·x|` over all terms t for each row. Weights are taken by GGML's
 /// formula in f32, whose three roundings are within the bound: n counts three for each block of 32, and the tree.
 pub(super) fn gemv(m: &Matrix, raw: &[u8], x: &ActBlocks) -> Vec<(f64, f64)> {
-    let (values, weights) = (x.values(), m.dequantize(raw));
+    let (values, weights, terms) = (x.values(), m.dequantize(raw), m.magnitudes(raw));
     let roundings = 3.0 * f64::from(m.cols) / 32.0 / 8.0 + 32.0;
     weights
         .chunks_exact(m.cols as usize)
-        .map(|row| {
-            let products = row.iter().zip(&values).map(|(w, v)| f64::from(*w) * v);
-            let (sum, magnitude) = products.fold((0.0, 0.0), |(s, a), p| (s + p, a + p.abs()));
+        .zip(terms.chunks_exact(m.cols as usize))
+        .map(|(row, terms)| {
+            let sum: f64 = row.iter().zip(&values).map(|(w, v)| f64::from(*w) * v).sum();
+            let magnitude: f64 = terms.iter().zip(&values).map(|(t, v)| t * v.abs()).sum();
             (sum, 2.0 * gamma(roundings) * magnitude)
         })
         .collect()

@@ -128,7 +128,12 @@ pub fn repack_q6k(s: &Repack, raw: In<u16>, packed: Out<u32>) {
         packed.offset((planes.scales / 4) as u32).cast::<u16>().offset(h.cell * 32).at(h.lane).store(scales);
         if h.sub == 0 {
             let d = keep_if(h.valid, block.at(104).load());
-            packed.offset((planes.d / 4) as u32).cast::<u16>().offset(h.cell * 4).at(h.lane / SUB_BLOCKS).store(d);
+            packed
+                .offset((planes.d / 4) as u32)
+                .cast::<u16>()
+                .offset(h.cell * 4)
+                .at(h.lane / SUB_BLOCKS)
+                .store(d);
         }
     }
 }

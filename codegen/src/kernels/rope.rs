@@ -104,7 +104,14 @@ struct Caches {
 }
 
 #[device]
-fn rotate_and_append(s: &RopeAppend, control: In<u32>, table: In<f32>, b: Option<Biases>, qkv: InOut<f32>, c: Caches) {
+fn rotate_and_append(
+    s: &RopeAppend,
+    control: In<u32>,
+    table: In<f32>,
+    b: Option<Biases>,
+    qkv: InOut<f32>,
+    c: Caches,
+) {
     let unit = cta_id() * THREADS + thread_idx_x();
     let position = control.at(1).load();
     let angles = table.offset(position * s.head_dim);
@@ -140,7 +147,12 @@ fn rotate_and_append(s: &RopeAppend, control: In<u32>, table: In<f32>, b: Option
 /// source   Su et al. 2021; NORM and NEOX pairs as in GGML
 #[kernel(grid = s.pairs().div_ceil(THREADS), block = THREADS)]
 pub fn rope_append(
-    s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<f32>, k_cache: Out<F16>, v_cache: Out<F16>,
+    s: &RopeAppend,
+    control: In<u32>,
+    table: In<f32>,
+    qkv: InOut<f32>,
+    k_cache: Out<F16>,
+    v_cache: Out<F16>,
 ) {
     rotate_and_append(s, control, table, None, qkv, Caches { k: k_cache, v: v_cache });
 }
@@ -152,8 +164,15 @@ pub fn rope_append(
 /// source   as rope_append; biases as in Qwen2
 #[kernel(grid = s.pairs().div_ceil(THREADS), block = THREADS)]
 pub fn rope_append_bias(
-    s: &RopeAppend, control: In<u32>, table: In<f32>, bq: In<f32>, bk: In<f32>, bv: In<f32>, qkv: InOut<f32>,
-    k_cache: Out<F16>, v_cache: Out<F16>,
+    s: &RopeAppend,
+    control: In<u32>,
+    table: In<f32>,
+    bq: In<f32>,
+    bk: In<f32>,
+    bv: In<f32>,
+    qkv: InOut<f32>,
+    k_cache: Out<F16>,
+    v_cache: Out<F16>,
 ) {
     let biases = Biases { q: bq, k: bk, v: bv };
     rotate_and_append(s, control, table, Some(biases), qkv, Caches { k: k_cache, v: v_cache });
@@ -184,11 +203,18 @@ impl Operation for RopeAppend {
         let position = rng.below(TRIAL_POSITIONS);
         let mut normal = |n: u32| (0..n).map(|_| rng.normal()).collect::<Vec<f32>>();
         let table = normal(TRIAL_POSITIONS * self.head_dim);
-        let biases = if self.bias { [self.q_dim(), self.kv_dim(), self.kv_dim()].map(&mut normal).to_vec() } else { vec![] };
+        let biases = if self.bias {
+            [self.q_dim(), self.kv_dim(), self.kv_dim()].map(&mut normal).to_vec()
+        } else {
+            vec![]
+        };
         let before = normal(self.q_dim() + 2 * self.kv_dim());
         let bias = biases.concat();
-        let x: Vec<f64> =
-            before.iter().enumerate().map(|(i, v)| f64::from(*v) + f64::from(bias.get(i).copied().unwrap_or(0.0))).collect();
+        let x: Vec<f64> = before
+            .iter()
+            .enumerate()
+            .map(|(i, v)| f64::from(*v) + f64::from(bias.get(i).copied().unwrap_or(0.0)))
+            .collect();
         let angles = &table[(position * self.head_dim) as usize..][..self.head_dim as usize];
         let (q, k, v) = self.expected(&x, angles);
         let cache_bytes = u64::from(TRIAL_POSITIONS * self.kv_dim()) * 2;
@@ -199,11 +225,15 @@ impl Operation for RopeAppend {
         // Only Q is written back; K and V stay as they were.
         let kept = before[self.q_dim() as usize..].iter().map(|v| (f64::from(*v), 0.0));
         let qkv = Expect::Near(q.into_iter().chain(kept).collect());
-        let mut trial = Trial::new(seed).input(reference::bytes_u32(&[3, position])).input(reference::bytes_f32(&table));
+        let mut trial =
+            Trial::new(seed).input(reference::bytes_u32(&[3, position])).input(reference::bytes_f32(&table));
         for bias in &biases {
             trial = trial.input(reference::bytes_f32(bias));
         }
-        trial.in_out(reference::bytes_f32(&before), qkv).output(cache_bytes, at_row(k)).output(cache_bytes, at_row(v))
+        trial
+            .in_out(reference::bytes_f32(&before), qkv)
+            .output(cache_bytes, at_row(k))
+            .output(cache_bytes, at_row(v))
     }
 }
 
@@ -222,7 +252,8 @@ impl RopeAppend {
                     let (first, second) = self.pair_of(i);
                     let at = |e: u32| x[(from + head * self.head_dim + e) as usize];
                     let (a, b) = (at(first), at(second));
-                    let (cos, sin) = (f64::from(angles[2 * i as usize]), f64::from(angles[2 * i as usize + 1]));
+                    let (cos, sin) =
+                        (f64::from(angles[2 * i as usize]), f64::from(angles[2 * i as usize + 1]));
                     // The bias, the two products, their sum and the scale each round once.
                     let bound = reference::gamma(6.0) * (a.abs() + b.abs()) * (cos.abs() + sin.abs()) * scale;
                     out[(head * self.head_dim + first) as usize] = ((a * cos - b * sin) * scale, bound);
@@ -233,7 +264,10 @@ impl RopeAppend {
         };
         let q = turned(0, self.n_heads, f64::from(self.q_scale()));
         let k = turned(self.q_dim(), self.n_kv_heads, 1.0);
-        let v = x[(self.q_dim() + self.kv_dim()) as usize..].iter().map(|v| (*v, reference::U * v.abs())).collect();
+        let v = x[(self.q_dim() + self.kv_dim()) as usize..]
+            .iter()
+            .map(|v| (*v, reference::U * v.abs()))
+            .collect();
         (q, k, v)
     }
 }

@@ -89,7 +89,8 @@ impl Matrix {
         let mut packed = vec![0; self.planes().bytes as usize];
         let block_bytes = self.qtype.block_bytes() as usize;
         for (i, block) in raw.chunks_exact(block_bytes).enumerate() {
-            let (row, super_block) = (i as u64 / u64::from(self.n_super_blocks()), i as u64 % u64::from(self.n_super_blocks()));
+            let (row, super_block) =
+                (i as u64 / u64::from(self.n_super_blocks()), i as u64 % u64::from(self.n_super_blocks()));
             let cell = row / u64::from(TILE_ROWS) * u64::from(self.n_super_blocks()) + super_block;
             let place = Cell { planes: self.planes(), cell, row: row % u64::from(TILE_ROWS) };
             match self.qtype {
@@ -108,6 +109,14 @@ impl Matrix {
                 _ => BlockQ4K::from_bytes(block).dequantize(),
             })
             .collect()
+    }
+
+    /// For each weight, the sum of the magnitudes of the terms that kernels add up for it.
+    pub fn magnitudes(&self, raw: &[u8]) -> Vec<f64> {
+        match self.qtype {
+            QType::Q6K => self.dequantize(raw).into_iter().map(|w| f64::from(w).abs()).collect(),
+            _ => raw.chunks_exact(144).flat_map(|block| BlockQ4K::from_bytes(block).magnitudes()).collect(),
+        }
     }
 
     /// Random bytes of this matrix as a file would hold them: every quant and sub-scale drawn uniformly, block

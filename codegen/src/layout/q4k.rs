@@ -50,6 +50,17 @@ impl BlockQ4K {
             .collect()
     }
 
+    /// `|d·sc·q| + |dmin·m|` of each weight: what a bound on the error of a sum of products must count, since the two
+    /// parts of a weight are added up apart and may cancel.
+    pub fn magnitudes(&self) -> Vec<f64> {
+        let (d, dmin) = (f64::from(f16_at(self.d)), f64::from(f16_at(self.dmin)));
+        let of = |e: usize| {
+            let (sc, m) = self.scale_min(e / 32);
+            (d * f64::from(sc) * f64::from(self.quant(e / 32, e % 32))).abs() + (dmin * f64::from(m)).abs()
+        };
+        (0..256).map(of).collect()
+    }
+
     /// Byte `i` of a lane's 16 holds weight `i` low and `i + 16` high. The header's word 0 is `d | dmin << 16`; nibble
     /// `j` of words 1 and 2 is the low nibble of scale and min `j`, of word 3 their high pairs (scale low).
     pub(crate) fn pack_into(&self, packed: &mut [u8], cell: Cell) {

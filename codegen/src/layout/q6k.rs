@@ -53,12 +53,14 @@ impl BlockQ6K {
     /// `4g + b`, so one shift and one mask line them up with group `g` of four quants.
     pub(crate) fn pack_into(&self, packed: &mut [u8], cell: Cell) {
         for j in 0..8 {
-            let quants: [u8; 16] = std::array::from_fn(|i| self.quant(j, i) & 15 | (self.quant(j, i + 16) & 15) << 4);
+            let quants: [u8; 16] =
+                std::array::from_fn(|i| self.quant(j, i) & 15 | (self.quant(j, i + 16) & 15) << 4);
             put(packed, cell.quants(j), &quants);
             for half in 0..2 {
                 let mut word = [0u8; 4];
                 for (b, byte) in word.iter_mut().enumerate() {
-                    *byte = (0..4).fold(0, |bits, g| bits | self.quant(j, 16 * half + 4 * g + b) >> 4 << (2 * g));
+                    *byte =
+                        (0..4).fold(0, |bits, g| bits | self.quant(j, 16 * half + 4 * g + b) >> 4 << (2 * g));
                 }
                 put(packed, cell.high(j) + 4 * half, &word);
             }

@@ -25,7 +25,11 @@ fn q4k_packs_every_weight() {
             let block = BlockQ4K::from_bytes(&raw[at..at + 144]);
             let (j, i) = (col as usize / 32 % 8, col as usize % 32);
             let (sc, min) = block.scale_min(j);
-            assert_eq!(unpack_q4k(&m, &packed, row, col), (block.quant(j, i), sc, min), "row {row} col {col}");
+            assert_eq!(
+                unpack_q4k(&m, &packed, row, col),
+                (block.quant(j, i), sc, min),
+                "row {row} col {col}"
+            );
         }
     }
 }
@@ -43,7 +47,9 @@ fn q6k_packs_every_weight() {
             let cell = (row / 4 * m.n_super_blocks() + sb) as usize;
             let lane = row as usize % 4 * 8 + j;
             let low = packed[cell * 512 + lane * 16 + i % 16] >> (i / 16 * 4) & 15;
-            let high = packed[m.planes().high as usize + cell * 256 + lane * 8 + i / 16 * 4 + i % 4] >> (i % 16 / 4 * 2) & 3;
+            let high = packed[m.planes().high as usize + cell * 256 + lane * 8 + i / 16 * 4 + i % 4]
+                >> (i % 16 / 4 * 2)
+                & 3;
             assert_eq!(low | high << 4, block.quant(j, i), "row {row} col {col}");
             let scale = packed[m.planes().scales as usize + cell * 64 + lane * 2 + i / 16] as i8;
             assert_eq!(scale, block.scale(j, i));

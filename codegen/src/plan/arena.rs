@@ -40,8 +40,11 @@ pub(super) fn place(buffers: &mut [BufferDesc], launches: &[Launch], kernels: &[
     order.sort_by_key(|i| (std::cmp::Reverse(buffers[*i].bytes), *i));
     let mut placed: Vec<(usize, u64, u64)> = Vec::new();
     for i in order {
-        let mut taken: Vec<(u64, u64)> =
-            placed.iter().filter(|(other, _, _)| meet(i, *other)).map(|(_, start, end)| (*start, *end)).collect();
+        let mut taken: Vec<(u64, u64)> = placed
+            .iter()
+            .filter(|(other, _, _)| meet(i, *other))
+            .map(|(_, start, end)| (*start, *end))
+            .collect();
         taken.sort_unstable();
         let bytes = buffers[i].bytes.next_multiple_of(ALIGN);
         let mut offset = 0;

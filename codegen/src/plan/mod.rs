@@ -8,7 +8,9 @@
 mod arena;
 mod registry;
 
+use crate::CodegenError;
 use crate::emit::Heading;
+use crate::kernels::Operation;
 use crate::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
 use crate::kernels::attention::{Attend, AttendMerge, AttendSplit};
 use crate::kernels::embed::Embed;
@@ -17,10 +19,8 @@ use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split, act_bytes};
 use crate::kernels::norm::Norm;
 use crate::kernels::repack::Repack;
 use crate::kernels::rope::RopeAppend;
-use crate::kernels::Operation;
 use crate::layout::Matrix;
 use crate::spec::{Device, ModelSpec};
-use crate::CodegenError;
 use ::plan::{Arg, BufferDesc, Launch, Phase, Place, QType, Role, Slot, Table, WeightDesc};
 use registry::Registry;
 
@@ -41,7 +41,14 @@ pub struct Plan {
 /// [`CodegenError`] when the spec is refused or a kernel does not build or verify (which would be a defect of codegen).
 pub fn build(spec: &ModelSpec, device: Device) -> Result<Plan, CodegenError> {
     spec.check()?;
-    let mut planner = Planner { spec, device, registry: Registry::new(Heading::new(spec, device), device), weights: vec![], buffers: vec![], launches: vec![] };
+    let mut planner = Planner {
+        spec,
+        device,
+        registry: Registry::new(Heading::new(spec, device), device),
+        weights: vec![],
+        buffers: vec![],
+        launches: vec![],
+    };
     planner.add_weights()?;
     planner.add_buffers();
     planner.add_step()?;
@@ -121,7 +128,12 @@ impl Planner<'_> {
             (Slot::FfnMeta, meta(d.hidden_dim)),
             (Slot::ArgmaxPartial, u64::from(self.argmax().parts) * 8),
         ];
-        let own = own.into_iter().map(|(slot, bytes, bytes_per_pos)| BufferDesc { slot, bytes, bytes_per_pos, place: Place::Own });
+        let own = own.into_iter().map(|(slot, bytes, bytes_per_pos)| BufferDesc {
+            slot,
+            bytes,
+            bytes_per_pos,
+            place: Place::Own,
+        });
         let shared = shared.into_iter().map(|(slot, bytes)| BufferDesc {
             slot,
             bytes,
@@ -136,7 +148,10 @@ impl Planner<'_> {
         O: Operation + Send + Sync + 'static,
     {
         let (layer, phase) = at;
-        let missing = |what: String| CodegenError::Plan { kernel: operation.name().into(), reason: format!("no {what}") };
+        let missing = |what: String| CodegenError::Plan {
+            kernel: operation.name().into(),
+            reason: format!("no {what}"),
+        };
         let args = uses
             .iter()
             .map(|u| match u {
@@ -147,7 +162,9 @@ impl Planner<'_> {
                 }
                 Use::Slot(slot) => {
                     let found = self.buffers.iter().position(|b| b.slot == *slot);
-                    found.map(|i| Arg::Buffer { index: i as u32, offset: 0 }).ok_or_else(|| missing(format!("{slot:?}")))
+                    found
+                        .map(|i| Arg::Buffer { index: i as u32, offset: 0 })
+                        .ok_or_else(|| missing(format!("{slot:?}")))
                 }
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -160,7 +177,12 @@ impl Planner<'_> {
     fn norm(&mut self, role: Role, at: (Option<u32>, Phase)) -> Result<(), CodegenError> {
         let d = &self.spec.dims;
         let norm = Norm { dim: d.dim, eps: d.norm_eps };
-        let uses = [Use::Slot(Slot::Hidden), Use::Weight(role), Use::Slot(Slot::ActQuants), Use::Slot(Slot::ActMeta)];
+        let uses = [
+            Use::Slot(Slot::Hidden),
+            Use::Weight(role),
+            Use::Slot(Slot::ActQuants),
+            Use::Slot(Slot::ActMeta),
+        ];
         self.launch(norm, at, &uses)
     }
 
@@ -198,7 +220,14 @@ impl Planner<'_> {
         uses.extend([Slot::Qkv, Slot::KCache(layer), Slot::VCache(layer)].map(Use::Slot));
         self.launch(rope, at, &uses)?;
         let attend = self.attend();
-        let slots = [Slot::Control, Slot::Qkv, Slot::KCache(layer), Slot::VCache(layer), Slot::AttnPartial, Slot::AttnStats];
+        let slots = [
+            Slot::Control,
+            Slot::Qkv,
+            Slot::KCache(layer),
+            Slot::VCache(layer),
+            Slot::AttnPartial,
+            Slot::AttnStats,
+        ];
         self.launch(AttendSplit(attend.clone()), at, &slots.map(Use::Slot))?;
         let slots = [Slot::Control, Slot::AttnPartial, Slot::AttnStats, Slot::ActQuants, Slot::ActMeta];
         self.launch(AttendMerge(attend), at, &slots.map(Use::Slot))?;
@@ -208,9 +237,14 @@ impl Planner<'_> {
     fn add_ffn(&mut self, layer: u32) -> Result<(), CodegenError> {
         let at = (Some(layer), Phase::Body);
         self.norm(Role::FfnNorm, at)?;
-        let ffn = GateUp { gate: self.matrix(Role::FfnGate, layer), up: self.matrix(Role::FfnUp, layer), unroll: 2 };
+        let ffn = GateUp {
+            gate: self.matrix(Role::FfnGate, layer),
+            up: self.matrix(Role::FfnUp, layer),
+            unroll: 2,
+        };
         let slots = [Slot::ActQuants, Slot::ActMeta, Slot::FfnQuants, Slot::FfnMeta].map(Use::Slot);
-        let uses: Vec<Use> = [Use::Weight(Role::FfnGate), Use::Weight(Role::FfnUp)].into_iter().chain(slots).collect();
+        let uses: Vec<Use> =
+            [Use::Weight(Role::FfnGate), Use::Weight(Role::FfnUp)].into_iter().chain(slots).collect();
         self.launch(ffn, at, &uses)?;
         self.residual(Role::FfnDown, layer, [Slot::FfnQuants, Slot::FfnMeta])
     }
@@ -219,7 +253,11 @@ impl Planner<'_> {
         let matrix = self.matrix(role, layer);
         let gemv = Gemv { matrix, epilogue: Epilogue::Add, split: self.split(matrix.rows, matrix.cols) };
         let [quants, meta] = act.map(Use::Slot);
-        self.launch(gemv, (Some(layer), Phase::Body), &[Use::Weight(role), quants, meta, Use::Slot(Slot::Hidden)])
+        self.launch(
+            gemv,
+            (Some(layer), Phase::Body),
+            &[Use::Weight(role), quants, meta, Use::Slot(Slot::Hidden)],
+        )
     }
 
     fn add_head(&mut self) -> Result<(), CodegenError> {

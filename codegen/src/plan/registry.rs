@@ -56,7 +56,11 @@ impl Registry {
     }
 }
 
-fn compile(operation: &dyn Operation, entry: &str, target: (&Heading, Device)) -> Result<KernelDesc, CodegenError> {
+fn compile(
+    operation: &dyn Operation,
+    entry: &str,
+    target: (&Heading, Device),
+) -> Result<KernelDesc, CodegenError> {
     let kernel = operation.build()?;
     let (module, shared_bytes) = crate::emit::module_of(&kernel, operation, entry, target)?;
     let cost = operation.cost();

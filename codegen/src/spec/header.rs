@@ -80,10 +80,12 @@ impl ModelSpec {
     pub fn from_header(name: &str, header: &Header) -> Result<ModelSpec, SpecError> {
         let arch = &header.architecture;
         let (_, rope_kind, qkv_bias) =
-            *ARCHITECTURES.iter().find(|(known, _, _)| known == arch).ok_or_else(|| SpecError::Architecture {
-                file: header.file.clone(),
-                found: arch.clone(),
-                supported: ARCHITECTURES.iter().map(|a| a.0).collect::<Vec<_>>().join(", "),
+            *ARCHITECTURES.iter().find(|(known, _, _)| known == arch).ok_or_else(|| {
+                SpecError::Architecture {
+                    file: header.file.clone(),
+                    found: arch.clone(),
+                    supported: ARCHITECTURES.iter().map(|a| a.0).collect::<Vec<_>>().join(", "),
+                }
             })?;
         let (dim, n_heads) = (header.count("embedding_length")?, header.count("attention.head_count")?);
         let vocab = header.tensor(&Role::TokenEmbd.tensor_name(None))?.dims.get(1).copied().unwrap_or(0);

@@ -189,7 +189,12 @@ impl ModelSpec {
     fn check_dims(&self) -> Result<(), SpecError> {
         let d = &self.dims;
         let fail = |field: &str, found: u32, needed: String| {
-            Err(SpecError::Field { name: self.name.clone(), field: field.into(), found: found.to_string(), needed })
+            Err(SpecError::Field {
+                name: self.name.clone(),
+                field: field.into(),
+                found: found.to_string(),
+                needed,
+            })
         };
         let ranges = [
             ("vocab_size", d.vocab_size, 1, 1 << 24),
@@ -212,15 +217,25 @@ impl ModelSpec {
             return fail("n_kv_heads", d.n_kv_heads, format!("it must divide n_heads = {}", d.n_heads));
         }
         if d.group() > 8 {
-            return fail("n_kv_heads", d.n_kv_heads, format!("n_heads = {} gives more than 8 query heads a key head", d.n_heads));
+            return fail(
+                "n_kv_heads",
+                d.n_kv_heads,
+                format!("n_heads = {} gives more than 8 query heads a key head", d.n_heads),
+            );
         }
-        for (field, found) in [("dim", d.dim), ("hidden_dim", d.hidden_dim), ("n_heads * head_dim", d.q_dim())] {
+        for (field, found) in
+            [("dim", d.dim), ("hidden_dim", d.hidden_dim), ("n_heads * head_dim", d.q_dim())]
+        {
             if !found.is_multiple_of(256) {
                 return fail(field, found, "rows of K-quants are multiples of 256".into());
             }
         }
         if !(d.norm_eps.is_finite() && d.norm_eps > 0.0 && d.rope_base.is_finite() && d.rope_base > 1.0) {
-            return fail("norm_eps, rope_base", 0, "both must be finite, norm_eps > 0 and rope_base > 1".into());
+            return fail(
+                "norm_eps, rope_base",
+                0,
+                "both must be finite, norm_eps > 0 and rope_base > 1".into(),
+            );
         }
         Ok(())
     }

@@ -67,7 +67,8 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
             .into_iter()
             .find(|r| r.to_string() == *word)
             .ok_or_else(|| fail(word, "it must be a GGUF tensor word such as attn_q"))?;
-        let qtype = |name: &str| QType::from_name(name).ok_or_else(|| fail(name, "it must be a type such as q4_k"));
+        let qtype =
+            |name: &str| QType::from_name(name).ok_or_else(|| fail(name, "it must be a type such as q4_k"));
         let layer_types = match value {
             TypeToml::Uniform(name) => LayerTypes::uniform(qtype(name)?),
             TypeToml::Mixed { default, others } => {
@@ -111,7 +112,8 @@ pub(super) fn print(spec: &ModelSpec) -> String {
         let value = if types.others.is_empty() {
             TypeToml::Uniform(types.default.name().into())
         } else {
-            let others = types.others.iter().map(|(t, layers)| (t.name().to_owned(), layers.clone())).collect();
+            let others =
+                types.others.iter().map(|(t, layers)| (t.name().to_owned(), layers.clone())).collect();
             TypeToml::Mixed { default: types.default.name().into(), others }
         };
         (role.to_string(), value)

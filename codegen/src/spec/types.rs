@@ -32,7 +32,10 @@ impl LayerTypes {
 
     /// The type in a layer.
     pub fn get(&self, layer: u32) -> QType {
-        self.others.iter().find(|(_, layers)| layers.contains(&layer)).map_or(self.default, |(qtype, _)| *qtype)
+        self.others
+            .iter()
+            .find(|(_, layers)| layers.contains(&layer))
+            .map_or(self.default, |(qtype, _)| *qtype)
     }
 }
 
