@@ -32,7 +32,7 @@ impl GateUp {
 /// layout   as gemv; a warp computes 4 rows of both matrices, a CTA the 32 rows of one activation block
 /// launch   grid hidden_dim / 32, block 256, shared 128 bytes
 /// source   Shazeer 2020; silu(v) = v / (1 + exp(-v)) with the polynomial exp
-#[kernel(grid = s.gate.rows / 32, block = 32 * WARPS)]
+#[kernel(grid = s.gate.rows / 32, block = 32 * WARPS, min_ctas = s.split().min_ctas())]
 pub fn gate_up_swiglu(
     s: &GateUp,
     gate: In<u32>,

@@ -43,6 +43,12 @@ impl Split {
         32 * self.warps()
     }
 
+    /// CTAs that a multiprocessor must be able to hold: 1024 threads, which leaves each 64 registers. Without this ptxas
+    /// aims at more threads than there is work for, and spills.
+    pub const fn min_ctas(&self) -> u32 {
+        1024 / self.threads()
+    }
+
     /// Enough warps to fill `n_sms` multiprocessors with 8 or more each, in CTAs of at most 8 warps.
     pub fn choose(n_tiles: u32, n_super_blocks: u32, n_sms: u32) -> Split {
         let wanted = 8 * n_sms;
@@ -344,7 +350,7 @@ fn gemv_rows(m: &Matrix, (s, e): (Split, Epilogue), w: In<u32>, x: Act, to: Rows
 /// layout   tile of 4 rows × 8 lanes; lane j owns sub-block j of each super-block: one 16-byte load
 /// launch   grid ceil(rows / (4·tiles_per_cta)), block 32·k_split·tiles_per_cta, shared 16 bytes a warp when K is split
 /// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
-#[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads())]
+#[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads(), min_ctas = s.split.min_ctas())]
 pub fn gemv(s: &Gemv, w: In<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
     let x = Act { quants, meta };
     let to = Rows { y, first_tile: cta_id() * s.split.tiles_per_cta };
@@ -356,7 +362,7 @@ pub fn gemv(s: &Gemv, w: In<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>)
 /// layout   as gemv; CTAs are dealt to Q, then K, then V
 /// launch   grid the sum of the three, block 32·k_split·tiles_per_cta
 /// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
-#[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.split.threads())]
+#[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.split.threads(), min_ctas = s.split.min_ctas())]
 pub fn gemv_qkv(
     s: &GemvQkv,
     wq: In<u32>,
