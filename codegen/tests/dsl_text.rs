@@ -1,25 +1,9 @@
 //! Each construct of the DSL in a small kernel, held against the PTX text it gives.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
-use monomorph_codegen::dsl::Kernel;
+mod dsl_common;
+use dsl_common::{count, text};
 use monomorph_codegen::dsl::prelude::*;
-use monomorph_codegen::lower::lower;
-
-fn text(kernel: Result<Kernel, BuildError>) -> String {
-    let kernel = kernel.unwrap();
-    let module = lower(&kernel, ptx::Target { sm: 90, arch_specific: false }, &kernel.name).unwrap();
-    let verified = ptx::verify(module.clone()).unwrap_or_else(|error| panic!("{error}\n{module:#?}"));
-    let text = ptx::print(&verified);
-    // For reading, and for `ptxas`.
-    if let Ok(dir) = std::env::var("DSL_TEXT_DIR") {
-        std::fs::write(format!("{dir}/{}.ptx", kernel.name), &text).unwrap();
-    }
-    text
-}
-
-fn count(text: &str, what: &str) -> usize {
-    text.matches(what).count()
-}
 
 pub struct Shape {
     pub rows: u32,
