@@ -136,7 +136,8 @@ impl Join {
 /// A value of an `if` expression whose arms give `Self` and `R`.
 #[diagnostic::on_unimplemented(
     message = "the arms of an `if` over device values give `{Self}` and `{R}`, which do not make one device value",
-    note = "arms give device values of one scalar type (or constants of it), arrays or tuples of them, or nothing"
+    note = "arms give device values of one scalar type (or constants of it), arrays or tuples of them, or nothing",
+    note = "`break` and `continue` (type `!`) cannot leave an `if` over device values"
 )]
 pub trait Merge<R> {
     /// The value after the branch.

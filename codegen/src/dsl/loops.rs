@@ -231,16 +231,13 @@ impl<T: LoopIndex> Range<T> {
         }
     }
 
-    /// The index of a recorded loop. Its last value is at most a step past the end, and a step is taken to be
-    /// below 2^16 where addresses are bounded by it.
+    /// The index of a recorded loop. In the body it is below the end, by the test.
     fn index_value(&self, lo: V<T>, hi: V<T>) -> ValueId {
         let name = Some(self.index.trim_start_matches('_').to_owned()).filter(|n| !n.is_empty());
         let make = |r: &mut record::Recorder| {
-            let starts_at_zero_or_above =
-                T::TY == Ty::U32 || lo.operand.imm().is_some_and(|bits| T::number(bits) >= 0);
-            let end =
-                r.function.max_of(lo.operand).max(r.function.max_of(hi.operand)).saturating_add(1 << 16);
-            let max = if starts_at_zero_or_above && end < 1 << 31 { end } else { u64::MAX };
+            let unsigned = T::TY == Ty::U32 || lo.operand.imm().is_some_and(|bits| T::number(bits) >= 0);
+            let end = r.function.max_of(hi.operand);
+            let max = if unsigned && end < 1 << 31 { end.saturating_sub(1) } else { u64::MAX };
             r.function.value(T::TY, name, max)
         };
         record::with(make).unwrap_or(ValueId(0))

@@ -405,54 +405,84 @@ impl<T: Elem, K: Kind> Place<T, K> {
     }
 }
 
-impl<T: Elem, K: Readable> Place<T, K> {
+impl<T: Elem, K: Kind> Place<T, K> {
     /// Loads the element.
-    pub fn load(self) -> V<T::Loaded> {
+    pub fn load(self) -> V<T::Loaded>
+    where
+        K: Readable,
+    {
         let [v] = self.load_n::<1>(K::LOAD);
         v
     }
     /// Loads two elements; the address must be a multiple of their size together.
-    pub fn load_x2(self) -> [V<T::Loaded>; 2] {
+    pub fn load_x2(self) -> [V<T::Loaded>; 2]
+    where
+        K: Readable,
+    {
         self.load_n(&[K::LOAD, &[Mod::V2]].concat())
     }
     /// Loads four elements; the address must be a multiple of their size together.
-    pub fn load_x4(self) -> [V<T::Loaded>; 4] {
+    pub fn load_x4(self) -> [V<T::Loaded>; 4]
+    where
+        K: Readable,
+    {
         self.load_n(&[K::LOAD, &[Mod::V4]].concat())
     }
 }
 
-impl<T: Elem, K: Writable> Place<T, K> {
+impl<T: Elem, K: Kind> Place<T, K> {
     /// Stores the element; narrow elements take the low bits.
-    pub fn store(self, value: impl IntoV<T::Loaded>) {
+    pub fn store(self, value: impl IntoV<T::Loaded>)
+    where
+        K: Writable,
+    {
         self.store_n(&[], &[value.into_v()]);
     }
     /// Stores two elements; the address must be a multiple of their size together.
-    pub fn store_x2(self, values: [V<T::Loaded>; 2]) {
+    pub fn store_x2(self, values: [V<T::Loaded>; 2])
+    where
+        K: Writable,
+    {
         self.store_n(&[Mod::V2], &values);
     }
     /// Stores four elements; the address must be a multiple of their size together.
-    pub fn store_x4(self, values: [V<T::Loaded>; 4]) {
+    pub fn store_x4(self, values: [V<T::Loaded>; 4])
+    where
+        K: Writable,
+    {
         self.store_n(&[Mod::V4], &values);
     }
 }
 
-impl<T: Elem, K: Exchangeable> Place<T, K> {
+impl<T: Elem, K: Kind> Place<T, K> {
     /// `ld.relaxed`: sees what other threads wrote, orders nothing else.
-    pub fn load_relaxed(self, scope: Scope) -> V<T::Loaded> {
+    pub fn load_relaxed(self, scope: Scope) -> V<T::Loaded>
+    where
+        K: Exchangeable,
+    {
         let [v] = self.load_n::<1>(&[Mod::Relaxed, scope.modifier()]);
         v
     }
     /// `ld.acquire`: later accesses of this thread come after it.
-    pub fn load_acquire(self, scope: Scope) -> V<T::Loaded> {
+    pub fn load_acquire(self, scope: Scope) -> V<T::Loaded>
+    where
+        K: Exchangeable,
+    {
         let [v] = self.load_n::<1>(&[Mod::Acquire, scope.modifier()]);
         v
     }
     /// `st.relaxed`.
-    pub fn store_relaxed(self, scope: Scope, value: impl IntoV<T::Loaded>) {
+    pub fn store_relaxed(self, scope: Scope, value: impl IntoV<T::Loaded>)
+    where
+        K: Exchangeable,
+    {
         self.store_n(&[Mod::Relaxed, scope.modifier()], &[value.into_v()]);
     }
     /// `st.release`: earlier accesses of this thread come before it.
-    pub fn store_release(self, scope: Scope, value: impl IntoV<T::Loaded>) {
+    pub fn store_release(self, scope: Scope, value: impl IntoV<T::Loaded>)
+    where
+        K: Exchangeable,
+    {
         self.store_n(&[Mod::Release, scope.modifier()], &[value.into_v()]);
     }
 }

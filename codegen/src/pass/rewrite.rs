@@ -1,7 +1,8 @@
-//! Substitution: the one way in which passes replace values. A walk in order of execution with a map from values to
+//! Substitution and use counts, which passes share. Substitution is the one way in which values are replaced: a
+//! walk in order of execution with a map from values to
 //! what stands for them; uses are rewritten before a pass looks at a statement.
 
-use crate::ir::{Arg, Function, Inst, MemBase, Operand, ValueId};
+use crate::ir::{Arg, Block, Function, Inst, MemBase, Operand, Stmt, ValueId};
 
 /// What stands for each value.
 pub struct Subst(Vec<Option<Operand>>);
@@ -43,6 +44,42 @@ impl Subst {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+/// Counts the uses of every value, phis included.
+pub fn count_uses(block: &Block, uses: &mut [u32]) {
+    let mut add = |operand: Operand| {
+        if let Operand::Value(id) = operand {
+            uses[id.0 as usize] += 1;
+        }
+    };
+    for stmt in &block.stmts {
+        match stmt {
+            Stmt::Note(_) => {}
+            Stmt::Inst(inst) => inst.each_use(&mut |id| add(Operand::Value(id))),
+            Stmt::If(b) => {
+                add(b.cond);
+                b.merges.iter().for_each(|m| {
+                    add(m.then);
+                    add(m.otherwise);
+                });
+            }
+            Stmt::Loop(l) => {
+                add(l.cond);
+                l.carried.iter().for_each(|c| {
+                    add(c.init);
+                    add(c.next);
+                });
+            }
+        }
+    }
+    for stmt in &block.stmts {
+        match stmt {
+            Stmt::If(b) => [&b.then, &b.otherwise].into_iter().for_each(|b| count_uses(b, uses)),
+            Stmt::Loop(l) => [&l.head, &l.body].into_iter().for_each(|b| count_uses(b, uses)),
+            _ => {}
         }
     }
 }

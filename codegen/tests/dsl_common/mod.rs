@@ -1,5 +1,5 @@
 //! What the DSL's tests share: a kernel as verified PTX text, and a kernel run in the emulator.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use emulator::{Checks, Config, Machine, Outcome};
 use monomorph_codegen::dsl::{BuildError, Kernel};

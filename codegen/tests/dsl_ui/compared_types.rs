@@ -1,0 +1,11 @@
+use monomorph_codegen::dsl::prelude::*;
+
+#[kernel(grid = 1, block = 32)]
+fn k(x: In<f32>, y: Out<f32>) {
+    let t = thread_idx_x();
+    if x.at(t).load() < t {
+        y.store(t, 1.0);
+    }
+}
+
+fn main() {}
