@@ -80,12 +80,12 @@ fn key_of(value: V<f32>, index: V<u32>) -> V<u64> {
     pack([!index, order])
 }
 
-/// The greatest key of a warp, in every lane.
+/// The greatest key of `width` neighbouring lanes, in each of them.
 #[device]
-fn greatest_of_lanes(key: V<u64>) -> V<u64> {
+fn greatest_of_lanes(key: V<u64>, width: u32) -> V<u64> {
     let mut best = key;
-    for distance in each([16, 8, 4, 2, 1]) {
-        best = max(best, shuffle_xor_u64(best, distance));
+    for bit in each((0..width.ilog2()).rev()) {
+        best = max(best, shuffle_xor_u64(best, 1 << bit));
     }
     best
 }
@@ -93,13 +93,13 @@ fn greatest_of_lanes(key: V<u64>) -> V<u64> {
 /// The greatest key of a CTA, in every thread of its first warp.
 #[device]
 fn greatest(key: V<u64>) -> V<u64> {
-    let of_warp = greatest_of_lanes(key);
+    let of_warp = greatest_of_lanes(key, 32);
     let keys = shared::<u64>(THREADS / 32);
     if lane_id() == 0 {
         keys.at(warp_id()).store(of_warp);
     }
     sync_threads();
-    greatest_of_lanes(keys.at(lane_id() % (THREADS / 32)).load())
+    greatest_of_lanes(keys.at(lane_id() % (THREADS / 32)).load(), THREADS / 32)
 }
 
 /// best[part] = max over the part of (order of logit, −index)
