@@ -109,7 +109,7 @@ pub mod prelude {
 
 /// What the macros write. Not for hand-written code.
 pub mod staging {
-    pub use super::branch::{Branch, Condition, Held};
+    pub use super::branch::{Branch, Carries, Condition, Held, Joins, Settles};
     pub use super::carry::{CarryList, Join};
     pub use super::compare::{Assign, Compare, Logic, Order, and, assign, eq, ge, gt, le, lt, ne, or};
     pub use super::loops::{Bound, DeviceCondition, LoopIndex, Over, Range, While, over, over_from};

@@ -37,3 +37,6 @@ pub fn run_all(function: &mut Function) {
         pass(function);
     }
 }
+
+#[cfg(test)]
+mod tests;
