@@ -91,16 +91,6 @@ pub enum BuildFault {
         /// `if`, `for` or `while`.
         construct: &'static str,
     },
-    /// A number is out of range.
-    #[error("{what} is {found}, the limit is {limit}")]
-    Range {
-        /// What.
-        what: &'static str,
-        /// As given.
-        found: i64,
-        /// The limit.
-        limit: i64,
-    },
     /// The recorded body breaks a rule of the IR.
     #[error(transparent)]
     Ir(#[from] ir::Defect),

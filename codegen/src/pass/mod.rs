@@ -31,12 +31,5 @@ pub const ORDER: &[Pass] = &[
     ("drop_dead", drop_dead::run),
 ];
 
-/// Runs all passes.
-pub fn run_all(function: &mut Function) {
-    for (_, pass) in ORDER {
-        pass(function);
-    }
-}
-
 #[cfg(test)]
 mod tests;
