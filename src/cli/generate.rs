@@ -1,0 +1,180 @@
+//! `monomorph generate`: continues a text. The text streams as whole characters; `--json` gives one object at the end.
+
+use anyhow::Result;
+use clap::Args;
+use monomorph::runtime::sampling::SamplingConfig;
+use monomorph::runtime::tokenizer::{ControlTokens, Special, Tokenizer};
+use monomorph::runtime::{FinishReason, GenerateOptions, Session, Timings};
+use serde::Serialize;
+
+use super::device::DeviceArgs;
+use super::model::ModelArgs;
+use super::output::{Output, note};
+
+/// Continues a text with a model; streams what comes.
+#[derive(Debug, Args)]
+pub struct Generate {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to continue, as it is: no chat template is applied
+    #[arg(short = 'p', long, default_value = "Once upon a time", value_name = "TEXT")]
+    prompt: String,
+    /// The most tokens to generate
+    #[arg(short = 'n', long = "tokens", default_value_t = 64, value_name = "N")]
+    n_tokens: u32,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Special tokens written out in the prompt stay text
+    #[arg(long)]
+    no_special: bool,
+    /// Show control tokens in the output
+    #[arg(long)]
+    show_control: bool,
+    /// One JSON object at the end instead of a stream of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a token is chosen.
+#[derive(Debug, Args)]
+struct SamplingArgs {
+    /// 0 takes the greatest logit; 1 leaves the distribution as it is
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f32,
+    /// Keep this many of the greatest logits; 0 keeps all
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    top_k: u32,
+    /// Keep the fewest most probable tokens whose probabilities reach this sum
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
+    /// Keep tokens at least this probable relative to the most probable
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    min_p: f32,
+    /// Divide positive and multiply negative logits of the last tokens by this
+    #[arg(long, default_value_t = 1.0, value_name = "R")]
+    repetition_penalty: f32,
+    /// Equal seeds give equal draws
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    fn config(&self) -> SamplingConfig {
+        let SamplingArgs { temperature, top_k, top_p, min_p, repetition_penalty, seed } = *self;
+        SamplingConfig { temperature, top_k, top_p, min_p, repetition_penalty, seed }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    device: &'a str,
+    model: &'a str,
+    spec: &'a str,
+    prompt_tokens: &'a [u32],
+    tokens: &'a [u32],
+    text: &'a str,
+    prefill_tok_s: f64,
+    decode_tok_s: f64,
+}
+
+impl Generate {
+    /// Runs the verb.
+    pub fn run(self) -> Result<()> {
+        let origin = self.model.open()?;
+        let opened = self.device.open()?;
+        let prepared = self.model.prepare(origin, opened.queue.as_ref())?;
+        let special = if self.no_special { Special::AsText } else { Special::Parse };
+        let prompt = prepared.tokenizer.encode(&self.prompt, special)?;
+        prepared.check_prompt(prompt.len())?;
+        let model = prepared.load(&opened.queue)?;
+        let mut session = model.session()?;
+
+        let mut out = Output::new();
+        let produced = self.produce(&mut session, &prompt, (&prepared.tokenizer, &mut out));
+        if !self.json {
+            // Also after an error: what came before it stays on a line of its own.
+            out.stream("\n")?;
+        }
+        let produced = produced?;
+        if self.json {
+            out.json(&Report {
+                device: opened.queue.name(),
+                model: &prepared.name,
+                spec: &prepared.table.spec,
+                prompt_tokens: &prompt,
+                tokens: &produced.tokens,
+                text: &produced.text,
+                prefill_tok_s: produced.timings.prefill_tok_s(),
+                decode_tok_s: produced.timings.decode_tok_s(),
+            })?;
+        }
+        out.finish()?;
+        note(&produced.summary());
+        Ok(())
+    }
+
+    fn options(&self, tokenizer: &Tokenizer) -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: Some(self.n_tokens),
+            sampling: self.sampling.config(),
+            stop: (0..tokenizer.vocab_size()).filter(|id| tokenizer.is_end(*id)).collect(),
+            ..GenerateOptions::default()
+        }
+    }
+
+    fn produce(
+        &self,
+        session: &mut Session,
+        prompt: &[u32],
+        (tokenizer, out): (&Tokenizer, &mut Output),
+    ) -> Result<Produced> {
+        let control = if self.show_control { ControlTokens::Show } else { ControlTokens::Hide };
+        let mut decoder = tokenizer.decode_stream(control);
+        let mut generation = session.generate(prompt, self.options(tokenizer))?;
+        let (mut tokens, mut text) = (Vec::new(), String::new());
+        for token in generation.by_ref() {
+            let token = token?;
+            tokens.push(token);
+            let piece = decoder.push(token)?;
+            if !self.json {
+                out.stream(&piece)?;
+            }
+            text.push_str(&piece);
+        }
+        let rest = decoder.finish();
+        if !self.json {
+            out.stream(&rest)?;
+        }
+        text.push_str(&rest);
+        let (timings, finish) = (generation.timings(), generation.finish_reason());
+        Ok(Produced { tokens, text, timings, finish })
+    }
+}
+
+/// What a generation gave.
+struct Produced {
+    tokens: Vec<u32>,
+    text: String,
+    timings: Timings,
+    finish: Option<FinishReason>,
+}
+
+impl Produced {
+    fn summary(&self) -> String {
+        let end = match self.finish {
+            Some(FinishReason::Stop(token)) => format!("stopped at token {token}"),
+            Some(FinishReason::Length) => "length reached".to_owned(),
+            other => format!("{other:?}"),
+        };
+        let Timings { prefill_tokens, .. } = self.timings;
+        format!(
+            "prompt {prefill_tokens} tokens, {:.2} tok/s; generated {}, {:.2} tok/s; {end}",
+            self.timings.prefill_tok_s(),
+            self.tokens.len(),
+            self.timings.decode_tok_s(),
+        )
+    }
+}

@@ -1,0 +1,77 @@
+//! The verbs, one a file. Each is a clap struct with the arguments and a `run`.
+
+mod bench;
+mod device;
+mod diff;
+mod emit;
+mod generate;
+mod inspect;
+mod kernels;
+mod logits;
+mod model;
+pub mod output;
+mod progress;
+mod table_text;
+mod tokenize;
+mod verify;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// LLM kernels, monomorphised for your model at build time.
+#[derive(Debug, Parser)]
+#[command(name = "monomorph", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Continues a text with a model; streams what comes.
+    Generate(generate::Generate),
+    /// Prints the token ids of a text.
+    Tokenize(tokenize::Tokenize),
+    /// Writes the logits after some tokens to a file.
+    Logits(logits::Logits),
+    /// Shows what a model file holds and whether kernels for it are compiled in.
+    Inspect(inspect::Inspect),
+    /// Writes the PTX and the table of a spec, or checks those on disk.
+    Emit(emit::Emit),
+    /// Compares two PTX files, or a spec's PTX on disk with what is generated now.
+    Diff(diff::Diff),
+    /// Lists the kernels of a spec with their resources and their least time.
+    Kernels(kernels::Kernels),
+    /// Checks every kernel of a spec: ptxas, the emulator against the reference, and a CUDA device bit for bit.
+    Verify(verify::Verify),
+    /// Measures prefill and decode.
+    Bench(bench::Bench),
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> Result<()> {
+        match self.verb {
+            Verb::Generate(verb) => verb.run(),
+            Verb::Tokenize(verb) => verb.run(),
+            Verb::Logits(verb) => verb.run(),
+            Verb::Inspect(verb) => verb.run(),
+            Verb::Emit(verb) => verb.run(),
+            Verb::Diff(verb) => verb.run(),
+            Verb::Kernels(verb) => verb.run(),
+            Verb::Verify(verb) => verb.run(),
+            Verb::Bench(verb) => verb.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,190 @@
+//! Which model to run: a GGUF file, or a spec with seeded random weights. Every verb that runs one gets it from here:
+//! the table of its kernels, its weights, its tokenizer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use codegen::spec::header::{Header, TensorHeader};
+use codegen::{Device, ModelSpec};
+use monomorph::plan::Table;
+use monomorph::runtime::gguf::{Gguf, Value};
+use monomorph::runtime::queue::Queue;
+use monomorph::runtime::synth::SynthSource;
+use monomorph::runtime::tokenizer::Tokenizer;
+use monomorph::runtime::{DEFAULT_CONTEXT, LoadOptions, Model, WeightSource, select_table};
+use monomorph::{compiled_table, compiled_tables, specs, vocabulary};
+
+use super::output::note;
+use super::progress::LoadBar;
+
+/// The target whose table the emulator runs; any would do.
+const EMULATED_SM: u32 = 90;
+/// Random weights are the same everywhere.
+const WEIGHTS_SEED: u64 = 1;
+
+/// Which model.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A GGUF model file
+    #[arg(short = 'm', long = "file", value_name = "FILE", conflicts_with = "model")]
+    pub file: Option<PathBuf>,
+    /// A spec, with seeded random weights [default without -m: tiny]
+    #[arg(long, visible_alias = "spec", value_name = "NAME")]
+    pub model: Option<String>,
+    /// Specialise kernels when loading if none for this model are compiled in
+    #[arg(long)]
+    pub jit: bool,
+    /// Positions of the context [default: the model's own, at most 4096]
+    #[arg(long, value_name = "N")]
+    pub context: Option<u32>,
+}
+
+/// A model before its weights are on a device.
+pub struct Prepared {
+    /// What it is called: the path as given, or the spec's name.
+    pub name: String,
+    /// Its kernels.
+    pub table: Table,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    weights: Box<dyn WeightSource>,
+    context: Option<u32>,
+}
+
+/// Where a model comes from, opened as far as that needs no device.
+pub enum Origin {
+    /// A file whose metadata passed every check of its format.
+    File(PathBuf, Gguf),
+    /// A spec by name.
+    Spec(String),
+}
+
+impl ModelArgs {
+    /// Opens what is named; before a device is, so that a missing file is told at once.
+    pub fn open(&self) -> Result<Origin> {
+        Ok(match &self.file {
+            Some(path) => Origin::File(path.clone(), open_gguf(path)?),
+            None => Origin::Spec(self.model.clone().unwrap_or_else(|| "tiny".to_owned())),
+        })
+    }
+
+    /// Finds the kernels and the tokenizer for a device.
+    pub fn prepare(&self, origin: Origin, queue: &dyn Queue) -> Result<Prepared> {
+        let sm = queue.sm().unwrap_or(EMULATED_SM);
+        match origin {
+            Origin::File(path, gguf) => self.prepare_file(&path, gguf, sm),
+            Origin::Spec(name) => self.prepare_spec(name, sm),
+        }
+    }
+
+    fn prepare_file(&self, path: &Path, gguf: Gguf, sm: u32) -> Result<Prepared> {
+        let name = path.display().to_string();
+        let table = match select_table(&gguf, &compiled_tables(), Some(sm)) {
+            Ok(table) => table.clone(),
+            Err(_) if self.jit => specialise(&spec_of(&gguf, path)?, sm)?,
+            Err(error) => bail!("{name}: {error}; or pass --jit to specialise when loading"),
+        };
+        let tokenizer = file_tokenizer(&gguf, &table).with_context(|| name.clone())?;
+        Ok(Prepared { name, table, tokenizer, weights: Box::new(gguf), context: self.context })
+    }
+
+    fn prepare_spec(&self, name: String, sm: u32) -> Result<Prepared> {
+        let table = match compiled_table(&name, sm) {
+            Some(table) => table.clone(),
+            None => specialise(&specs::find(&name)?, sm)?,
+        };
+        let spec = &table.spec;
+        note(&format!(
+            "weights: random (seed {WEIGHTS_SEED}) in the shapes of spec {spec}; the text is noise"
+        ));
+        let tokenizer = vocabulary::tokenizer(table.dims.vocab_size)?;
+        let weights = Box::new(SynthSource::new(WEIGHTS_SEED));
+        Ok(Prepared { name, table, tokenizer, weights, context: self.context })
+    }
+}
+
+impl Prepared {
+    /// Positions that a session will have.
+    pub fn context_limit(&self) -> u32 {
+        self.context.unwrap_or(self.table.dims.context.min(DEFAULT_CONTEXT))
+    }
+
+    /// Refuses a prompt that no session of this context can hold, before gigabytes are loaded.
+    pub fn check_prompt(&self, n_tokens: usize) -> Result<()> {
+        let limit = self.context_limit();
+        if n_tokens as u64 <= u64::from(limit) {
+            return Ok(());
+        }
+        let most = self.table.dims.context;
+        bail!(
+            "the prompt has {n_tokens} tokens, the context {limit} positions (--context allows up to {most})"
+        )
+    }
+
+    /// Loads the weights, with a bar on stderr.
+    pub fn load(&self, queue: &Arc<dyn Queue>) -> Result<Model> {
+        let bar = LoadBar::new("loading");
+        let show = |progress| bar.show(progress);
+        let options = LoadOptions { context: self.context, progress: Some(&show), ..LoadOptions::default() };
+        Model::load(queue, &self.table, self.weights.as_ref(), &options).with_context(|| self.name.clone())
+    }
+}
+
+/// Opens a model file.
+pub fn open_gguf(path: &Path) -> Result<Gguf> {
+    Gguf::open(path).with_context(|| path.display().to_string())
+}
+
+/// The tokenizer of a file, which must have a token for each row of the embedding.
+pub fn file_tokenizer(gguf: &Gguf, table: &Table) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_gguf(gguf)?;
+    let (found, wanted) = (tokenizer.vocab_size(), table.dims.vocab_size);
+    if found != wanted {
+        bail!("tokenizer.ggml.tokens has {found} tokens, the embedding has {wanted} rows");
+    }
+    Ok(tokenizer)
+}
+
+/// The spec that a file's kernels must be specialised to, named after the file.
+pub fn spec_of(gguf: &Gguf, path: &Path) -> Result<ModelSpec> {
+    let file = path.display().to_string();
+    let architecture = gguf.get_str("general.architecture").with_context(|| file.clone())?.to_owned();
+    let numbers = gguf.entries().filter_map(|(key, value)| Some((key.to_owned(), number(&value)?)));
+    let tensors = gguf.tensors().map(|tensor| {
+        let ty = tensor.ggml_type();
+        let header = TensorHeader {
+            type_id: ty.id(),
+            type_name: ty.name().to_lowercase(),
+            dims: tensor.dims().to_vec(),
+        };
+        (tensor.name().to_owned(), header)
+    });
+    let header = Header {
+        numbers: numbers.collect::<BTreeMap<_, _>>(),
+        tensors: tensors.collect::<BTreeMap<_, _>>(),
+        file,
+        architecture,
+    };
+    let name =
+        path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    Ok(ModelSpec::from_header(&name, &header)?)
+}
+
+fn number(value: &Value<'_>) -> Option<f64> {
+    match value {
+        Value::F32(v) => Some(f64::from(*v)),
+        Value::F64(v) => Some(*v),
+        other => other.as_integer().map(|v| v as f64),
+    }
+}
+
+/// Makes the table of a spec now, for the newest target that a device of `sm` runs.
+pub fn specialise(spec: &ModelSpec, sm: u32) -> Result<Table> {
+    let device = Device::ALL.into_iter().filter(|device| device.sm <= sm).max_by_key(|device| device.sm);
+    let device = device.with_context(|| format!("no kernels are emitted for sm_{sm}"))?;
+    note(&format!("kernels: spec {} is not compiled in for sm_{sm}; specialising now", spec.name));
+    Ok(codegen::plan::build(spec, device)?.table)
+}

@@ -1,0 +1,193 @@
+//! `monomorph verify`: every kernel of a spec through ptxas, through trials on the emulator with all of its checks, and,
+//! with a CUDA device, bit for bit against the emulator there.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use codegen::plan::Plan;
+use monomorph::plan::KernelDesc;
+use monomorph::ptxas::Ptxas;
+use monomorph::runtime::{DeviceChoice, DeviceOptions, open_device};
+use monomorph::trial::{self, Device};
+use monomorph::{golden, specs};
+
+use super::output::{Output, note};
+
+/// Kernels that move more than this run one at a time with all threads: the reference needs many times as much memory.
+const LARGE_BYTES: u64 = 16 << 20;
+
+/// Checks every kernel of a spec: ptxas, the emulator against the reference, and a CUDA device bit for bit.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// A shipped spec, or the path of a .toml
+    #[arg(long, value_name = "NAME")]
+    spec: String,
+    /// The target: ten times the compute capability
+    #[arg(long, default_value_t = 90, value_name = "N")]
+    sm: u32,
+    /// Where to run beside the emulator: auto (the first CUDA device if there is one), emulator (only it), or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceChoice,
+    /// Trials of each kernel, each with its own random inputs
+    #[arg(long, default_value_t = trial::SEEDS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Only kernels whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    kernel: Option<String>,
+    /// Host threads of the emulator; 0 takes all cores
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+}
+
+/// What every check of a run needs.
+struct Run<'a> {
+    plan: &'a Plan,
+    seeds: u64,
+    ptxas: Option<Ptxas>,
+    device: Option<Device<'a>>,
+    out: Mutex<Output>,
+    failures: AtomicUsize,
+}
+
+impl Verify {
+    /// Runs the verb.
+    pub fn run(self) -> Result<()> {
+        let spec = specs::find(&self.spec)?;
+        let plan = codegen::plan::build(&spec, golden::device(self.sm)?)?;
+        let ptxas = Ptxas::find();
+        if ptxas.is_none() {
+            note(
+                "skipped: no ptxas (MONOMORPH_PTXAS, PATH and .tools/ptxas were looked at; tools/fetch-ptxas.sh gets one)",
+            );
+        }
+        let device = self.open_device(&plan)?;
+        let run = Run {
+            plan: &plan,
+            seeds: self.seeds,
+            ptxas,
+            device,
+            out: Mutex::new(Output::new()),
+            failures: AtomicUsize::new(0),
+        };
+        let start = Instant::now();
+        let wanted =
+            |kernel: &KernelDesc| self.kernel.as_ref().is_none_or(|text| kernel.entry.contains(text));
+        let chosen: Vec<usize> =
+            plan.table.kernels.iter().enumerate().filter(|(_, k)| wanted(k)).map(|(i, _)| i).collect();
+        if chosen.is_empty() {
+            bail!(
+                "spec {} has no kernel whose name contains {:?}",
+                spec.name,
+                self.kernel.unwrap_or_default()
+            );
+        }
+        let (large, small): (Vec<usize>, Vec<usize>) =
+            chosen.iter().partition(|i| plan.table.kernels[**i].bytes > LARGE_BYTES);
+        run.in_parallel(&small, threads(self.threads))?;
+        for index in large {
+            run.one(index, self.threads)?;
+        }
+        let failures = run.failures.load(Ordering::Relaxed);
+        let summary = format!(
+            "{} kernels of {} on sm_{}: {failures} failed; {} trials each, {:.1} s",
+            chosen.len(),
+            spec.name,
+            self.sm,
+            self.seeds,
+            start.elapsed().as_secs_f64()
+        );
+        let mut out = run.out.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        out.line(&summary)?;
+        out.finish()?;
+        if failures > 0 {
+            bail!("{failures} of {} kernels failed", chosen.len());
+        }
+        Ok(())
+    }
+
+    /// The device beside the emulator, with the kernels loaded there.
+    fn open_device<'a>(&self, plan: &'a Plan) -> Result<Option<Device<'a>>> {
+        if self.device == DeviceChoice::Emulator {
+            return Ok(None);
+        }
+        let opened = open_device(self.device, &DeviceOptions::default())
+            .with_context(|| format!("--device {}", self.device))?;
+        // Only CUDA devices have a target.
+        let Some(found) = opened.queue.sm() else {
+            note(&format!("skipped: {}; nothing is compared with a device", opened.why));
+            return Ok(None);
+        };
+        if found < self.sm {
+            bail!("kernels for sm_{} do not run on {}, which is sm_{found}", self.sm, opened.queue.name());
+        }
+        note(&format!("device: {} ({})", opened.queue.name(), opened.why));
+        Ok(Some(Device::new(&opened.queue, &plan.table.kernels)?))
+    }
+}
+
+fn threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}
+
+impl Run<'_> {
+    /// Kernels at the same time, each on one thread.
+    fn in_parallel(&self, indices: &[usize], n_threads: usize) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(index) = indices.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.one(*index, 1)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..n_threads.min(indices.len())).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(_) => bail!("a worker panicked"),
+            })
+        })
+    }
+
+    /// Checks one kernel and prints its line.
+    fn one(&self, index: usize, n_threads: usize) -> Result<()> {
+        let start = Instant::now();
+        let kernel = &self.plan.table.kernels[index];
+        let outcome = self.checks(index, n_threads);
+        let line = match outcome {
+            Ok(done) => format!("ok    {}  {done}  {:.2} s", kernel.entry, start.elapsed().as_secs_f64()),
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                format!("FAIL  {}  {}  [{}]", kernel.entry, super::output::one_line(&error), kernel.constants)
+            }
+        };
+        let mut out = self.out.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        out.stream(&format!("{line}\n"))
+    }
+
+    /// What was done, or the first thing that is wrong.
+    fn checks(&self, index: usize, n_threads: usize) -> Result<String> {
+        let kernel = &self.plan.table.kernels[index];
+        let operation = &self.plan.operations[index];
+        let assembled = match &self.ptxas {
+            None => "ptxas skipped".to_owned(),
+            Some(ptxas) => {
+                let found = ptxas.assemble(&kernel.ptx, self.plan.table.sm)?;
+                format!("ptxas {} registers, {} spill bytes", found.registers, found.spill_bytes)
+            }
+        };
+        for seed in 0..self.seeds {
+            let (trial, after) = trial::check(kernel, operation.as_ref(), seed, n_threads)?;
+            if let Some(device) = &self.device {
+                device.compare(index, &trial, &after)?;
+            }
+        }
+        let compared = if self.device.is_some() { "device equal" } else { "device skipped" };
+        Ok(format!("{assembled}; reference within bounds; {compared}"))
+    }
+}
