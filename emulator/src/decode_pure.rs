@@ -46,12 +46,19 @@ pub(crate) fn plan(form: Form) -> Plan {
         Op::MadInt if has(Mod::Lo) => by_width(ty, Kind::MadLoW, Some(Kind::MadLoQ)),
         Op::MadInt => Plan::Eval,
         Op::MadWide => by_sign(ty, Kind::MadWideU, Kind::MadWideS),
-        Op::DivInt | Op::RemInt => Plan::Eval,
-        Op::MinInt => by_sign(ty, Kind::MinU, Kind::MinS),
-        Op::MaxInt => by_sign(ty, Kind::MaxU, Kind::MaxS),
+        Op::DivInt => by_sign(ty, Kind::DivU, Kind::DivS),
+        Op::RemInt => by_sign(ty, Kind::RemU, Kind::RemS),
+        Op::MinInt if ty.is_signed() => by_width(ty, Kind::MinS, Some(Kind::MinSQ)),
+        Op::MinInt => by_width(ty, Kind::MinU, Some(Kind::MinUQ)),
+        Op::MaxInt if ty.is_signed() => by_width(ty, Kind::MaxS, Some(Kind::MaxSQ)),
+        Op::MaxInt => by_width(ty, Kind::MaxU, Some(Kind::MaxUQ)),
         Op::AbsInt => by_width(ty, Kind::AbsW, None),
-        Op::NegInt => by_width(ty, Kind::NegW, None),
-        Op::Popc | Op::Clz | Op::Brev | Op::Bfi | Op::Dp2a => Plan::Eval,
+        Op::NegInt => by_width(ty, Kind::NegW, Some(Kind::NegQ)),
+        Op::Popc => by_width(ty, Kind::Popc, None),
+        Op::Clz => by_width(ty, Kind::Clz, None),
+        Op::Brev => by_width(ty, Kind::Brev, None),
+        Op::Bfi => Plan::Eval,
+        Op::Dp2a => dot_of_halves(form),
         Op::Bfe => by_sign(ty, Kind::BfeU, Kind::BfeS),
         Op::Dp4a => Plan::Lanes(match (ty.is_signed(), form.types.get(1).is_some_and(Ty::is_signed)) {
             (true, true) => Kind::Dp4aSS,
@@ -73,9 +80,9 @@ pub(crate) fn plan(form: Form) -> Plan {
         Op::NegF => Plan::Lanes(Kind::NegF),
         Op::And | Op::Or | Op::Xor => logic(form.op, ty),
         Op::Not if ty == Ty::Pred => Plan::Lanes(Kind::NotP),
-        Op::Not => by_width(ty, Kind::NotW, None),
+        Op::Not => by_width(ty, Kind::NotW, Some(Kind::NotQ)),
         Op::Shl => by_width(ty, Kind::ShlW, Some(Kind::ShlQ)),
-        Op::Shr if ty.is_signed() => by_width(ty, Kind::ShrS, None),
+        Op::Shr if ty.is_signed() => by_width(ty, Kind::ShrS, Some(Kind::ShrSQ)),
         Op::Shr => by_width(ty, Kind::ShrU, Some(Kind::ShrQ)),
         Op::Shf => Plan::Lanes(match (has(Mod::L), has(Mod::Wrap)) {
             (true, true) => Kind::ShfL,
@@ -93,6 +100,20 @@ pub(crate) fn plan(form: Form) -> Plan {
         Op::BarSync | Op::BarWarpSync | Op::Fence | Op::GridDepControl | Op::Nanosleep => Plan::Own,
         Op::MmaInt8 | Op::MmaHalf | Op::Bra | Op::Ret | Op::Trap => Plan::Own,
     }
+}
+
+fn dot_of_halves(form: Form) -> Plan {
+    let signed = |i: usize| form.types.get(i).is_some_and(Ty::is_signed);
+    Plan::Lanes(match (form.mods.has(Mod::Hi), signed(0), signed(1)) {
+        (false, true, true) => Kind::Dp2aLoSS,
+        (false, true, false) => Kind::Dp2aLoSU,
+        (false, false, true) => Kind::Dp2aLoUS,
+        (false, false, false) => Kind::Dp2aLoUU,
+        (true, true, true) => Kind::Dp2aHiSS,
+        (true, true, false) => Kind::Dp2aHiSU,
+        (true, false, true) => Kind::Dp2aHiUS,
+        (true, false, false) => Kind::Dp2aHiUU,
+    })
 }
 
 fn logic(op: Op, ty: Ty) -> Plan {

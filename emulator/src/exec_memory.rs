@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use ptx::sem;
 
 use crate::code::{Access, File};
-use crate::lanes::{ALL, LANES, each, map1, mask_of, write};
+use crate::lanes::{ALL, LANES, each, map1, map2, mask_of, write};
 use crate::memory::{Globals, Region, Space};
 use crate::race::Touch;
 use crate::shared::Shared;
@@ -144,6 +144,23 @@ fn one_region<'g>(
     all_fit(region, op.bytes(), &offsets, mask).then_some((region, offsets))
 }
 
+/// The words of every lane of `mask`, word `k` of lane `i` at `[k][i]`; the accesses were checked.
+#[inline(always)]
+fn words_of<S: Space, const V: usize>(space: &S, offsets: &[u64; LANES], mask: u32) -> [[u32; LANES]; V] {
+    let mut out = [[0; LANES]; V];
+    if mask == ALL && space.load_rows::<V>(offsets, &mut out) {
+        return out;
+    }
+    for lane in each(mask) {
+        if let Some(words) = space.load::<V>((offsets[lane] >> 2) as usize) {
+            for k in 0..V {
+                out[k][lane] = words[k];
+            }
+        }
+    }
+    out
+}
+
 /// The address of one lane.
 fn global_address(base: &[u64; LANES], op: &Access, lane: usize) -> u64 {
     base[lane].wrapping_add(i64::from(op.offset) as u64)
@@ -223,6 +240,10 @@ impl Warp {
             (4, 1, File::W) => self.gather::<S, 1>(space, op, offsets, mask),
             (4, 2, File::W) => self.gather::<S, 2>(space, op, offsets, mask),
             (4, 4, File::W) => self.gather::<S, 4>(space, op, offsets, mask),
+            (8, 1, File::Q) if !op.strong => self.gather_pairs::<S, 2>(space, op, offsets, mask),
+            (8, 2, File::Q) if !op.strong => self.gather_pairs::<S, 4>(space, op, offsets, mask),
+            (1 | 2, 1, File::W) => self.gather_narrow(space, op, offsets, mask),
+            (1, 2 | 4, File::W) | (2, 2, File::W) => self.gather_narrow(space, op, offsets, mask),
             _ => self.load_elements(space, op, offsets, mask),
         }
     }
@@ -235,22 +256,42 @@ impl Warp {
         offsets: &[u64; LANES],
         mask: u32,
     ) {
-        let mut out = [[0; LANES]; V];
-        if mask == ALL && space.load_rows::<V>(offsets, &mut out) {
-            for (words, reg) in out.iter().zip(op.regs) {
-                self.w[usize::from(reg)] = *words;
-            }
-            return;
-        }
-        for lane in each(mask) {
-            if let Some(words) = space.load::<V>((offsets[lane] >> 2) as usize) {
-                for k in 0..V {
-                    out[k][lane] = words[k];
-                }
-            }
-        }
+        let out = words_of::<S, V>(space, offsets, mask);
         for (words, reg) in out.iter().zip(op.regs) {
             write(&mut self.w[usize::from(reg)], *words, mask);
+        }
+    }
+
+    /// 64-bit elements: `V` words are `V / 2` of them.
+    fn gather_pairs<S: Space, const V: usize>(
+        &mut self,
+        space: &S,
+        op: &Access,
+        offsets: &[u64; LANES],
+        mask: u32,
+    ) {
+        let out = words_of::<S, V>(space, offsets, mask);
+        for (pair, reg) in out.as_chunks::<2>().0.iter().zip(op.regs) {
+            let whole = map2(&pair[0], &pair[1], |lo, hi| u64::from(lo) | u64::from(hi) << 32);
+            write(&mut self.q[usize::from(reg)], whole, mask);
+        }
+    }
+
+    /// Elements below 32 bits, all of an access in one word (its alignment sees to that).
+    fn gather_narrow<S: Space>(&mut self, space: &S, op: &Access, offsets: &[u64; LANES], mask: u32) {
+        let [words] = words_of::<S, 1>(space, offsets, mask);
+        let unused = 32 - 8 * op.size;
+        let keep = sem::mask(op.reg_bits) as u32;
+        for k in 0..op.vector {
+            let element = |word: u32, offset: u64| {
+                let shift = 8 * (offset as u32 & 3) + 8 * k * op.size;
+                let high = word >> (shift & 31) << (unused & 31);
+                let value =
+                    if op.signed { ((high as i32) >> (unused & 31)) as u32 } else { high >> (unused & 31) };
+                value & keep
+            };
+            let out = map2(&words, offsets, element);
+            write(&mut self.w[usize::from(op.regs[k as usize])], out, mask);
         }
     }
 
@@ -277,6 +318,7 @@ impl Warp {
             (4, 1, File::W) => self.scatter::<S, 1>(space, op, offsets, mask),
             (4, 2, File::W) => self.scatter::<S, 2>(space, op, offsets, mask),
             (4, 4, File::W) => self.scatter::<S, 4>(space, op, offsets, mask),
+            (1 | 2, 1, File::W) if mask == ALL && self.store_narrow_run(space, op, offsets) => {}
             _ => self.store_elements(space, op, offsets, mask),
         }
     }
@@ -290,6 +332,32 @@ impl Warp {
             }
             space.store::<V>((offsets[lane] >> 2) as usize, words);
         }
+    }
+
+    /// Elements below 32 bits of 32 lanes that follow each other from the start of a word: no byte of those words
+    /// belongs to anybody else, so that whole words can be stored. False, with nothing done, where they do not.
+    fn store_narrow_run<S: Space>(&self, space: &S, op: &Access, offsets: &[u64; LANES]) -> bool {
+        let size = u64::from(op.size);
+        let mut gaps = offsets[0] & 3;
+        for (i, offset) in offsets.iter().enumerate() {
+            gaps |= offset ^ offsets[0].wrapping_add(size * i as u64);
+        }
+        if gaps != 0 {
+            return false;
+        }
+        let values = &self.w[usize::from(op.regs[0])];
+        let first = (offsets[0] >> 2) as usize;
+        if op.size == 1 {
+            for (i, [a, b, c, d]) in values.as_chunks::<4>().0.iter().enumerate() {
+                let word = a & 0xff | (b & 0xff) << 8 | (c & 0xff) << 16 | d << 24;
+                space.store::<1>(first + i, [word]);
+            }
+        } else {
+            for (i, [a, b]) in values.as_chunks::<2>().0.iter().enumerate() {
+                space.store::<1>(first + i, [a & 0xffff | b << 16]);
+            }
+        }
+        true
     }
 
     fn store_elements<S: Space>(&self, space: &S, op: &Access, offsets: &[u64; LANES], mask: u32) {

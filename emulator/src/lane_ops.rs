@@ -39,6 +39,21 @@ macro_rules! with_lane_ops {
             Dp4aSU(a: W, b: W, c: W) -> W { sem::dp4a_s32_u32(a, b, c) }
             Dp4aUS(a: W, b: W, c: W) -> W { sem::dp4a_u32_s32(a, b, c) }
             Dp4aUU(a: W, b: W, c: W) -> W { sem::dp4a_u32_u32(a, b, c) }
+            Dp2aLoSS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::S32, Ty::S32, [a, b, c]) }
+            Dp2aLoSU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::S32, Ty::U32, [a, b, c]) }
+            Dp2aLoUS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::U32, Ty::S32, [a, b, c]) }
+            Dp2aLoUU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::U32, Ty::U32, [a, b, c]) }
+            Dp2aHiSS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::S32, Ty::S32, [a, b, c]) }
+            Dp2aHiSU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::S32, Ty::U32, [a, b, c]) }
+            Dp2aHiUS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::U32, Ty::S32, [a, b, c]) }
+            Dp2aHiUU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::U32, Ty::U32, [a, b, c]) }
+            DivU(a: W, b: W) -> W { lanes::div_u32(a, b) }
+            RemU(a: W, b: W) -> W { lanes::rem_u32(a, b) }
+            DivS(a: W, b: W) -> W { lanes::div_s32(a, b) }
+            RemS(a: W, b: W) -> W { lanes::rem_s32(a, b) }
+            Popc(a: W) -> W { a.count_ones() }
+            Clz(a: W) -> W { a.leading_zeros() }
+            Brev(a: W) -> W { a.reverse_bits() }
             ExtS8(a: W) -> W { a as i8 as u32 }
             ExtU8(a: W) -> W { a & 0xff }
             ExtS16(a: W) -> W { a as i16 as u32 }
@@ -73,6 +88,13 @@ macro_rules! with_lane_ops {
             XorQ(a: Q, b: Q) -> Q { a ^ b }
             ShlQ(a: Q, b: W) -> Q { if b < 64 { a << (b & 63) } else { 0 } }
             ShrQ(a: Q, b: W) -> Q { if b < 64 { a >> (b & 63) } else { 0 } }
+            ShrSQ(a: Q, b: W) -> Q { ((a as i64) >> b.min(63)) as u64 }
+            MinUQ(a: Q, b: Q) -> Q { a.min(b) }
+            MinSQ(a: Q, b: Q) -> Q { (a as i64).min(b as i64) as u64 }
+            MaxUQ(a: Q, b: Q) -> Q { a.max(b) }
+            MaxSQ(a: Q, b: Q) -> Q { (a as i64).max(b as i64) as u64 }
+            NotQ(a: Q) -> Q { !a }
+            NegQ(a: Q) -> Q { a.wrapping_neg() }
             MulWideU(a: W, b: W) -> Q { u64::from(a) * u64::from(b) }
             MulWideS(a: W, b: W) -> Q { (i64::from(a as i32) * i64::from(b as i32)) as u64 }
             MadWideU(a: W, b: W, c: Q) -> Q { (u64::from(a) * u64::from(b)).wrapping_add(c) }

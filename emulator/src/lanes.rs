@@ -92,3 +92,59 @@ pub(crate) fn lop3(lut: u32, a: u32, b: u32, c: u32) -> u32 {
     let high = pick(b, pick(c, row(7), row(6)), pick(c, row(5), row(4)));
     pick(a, high, low)
 }
+
+/// `div.u32` as vector code: there is no vector instruction that divides integers. Exact: a quotient of 32-bit integers
+/// that is no integer lies at least 1/b below the next one, n, and n·b < 2^33: a relative distance above 2^-33, where
+/// a division rounds by 2^-53. Division by 0 gives all ones.
+#[inline(always)]
+pub(crate) fn div_u32(a: u32, b: u32) -> u32 {
+    let quotient = (f64::from(a) / f64::from(b)) as u32;
+    if b == 0 { u32::MAX } else { quotient }
+}
+
+/// `rem.u32`; by 0 it gives all ones.
+#[inline(always)]
+pub(crate) fn rem_u32(a: u32, b: u32) -> u32 {
+    let rest = a.wrapping_sub(div_u32(a, b).wrapping_mul(b));
+    if b == 0 { u32::MAX } else { rest }
+}
+
+/// `div.s32`: toward zero; the least value over -1 wraps, and division by 0 gives all ones.
+#[inline(always)]
+pub(crate) fn div_s32(a: u32, b: u32) -> u32 {
+    let (a, b) = (a as i32, b as i32);
+    let size = div_u32(a.unsigned_abs(), b.unsigned_abs());
+    let quotient = if (a ^ b) < 0 { size.wrapping_neg() } else { size };
+    if b == 0 { u32::MAX } else { quotient }
+}
+
+/// `rem.s32`: the sign of a; by 0 it gives all ones.
+#[inline(always)]
+pub(crate) fn rem_s32(a: u32, b: u32) -> u32 {
+    let rest = a.wrapping_sub(div_s32(a, b).wrapping_mul(b));
+    if b == 0 { u32::MAX } else { rest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ptx::sem;
+
+    /// Quotients next to an integer are where a division in floats could go wrong.
+    #[test]
+    fn division_in_floats_is_the_integers() {
+        let mut edges: Vec<u32> = (0..32).flat_map(|k| [1 << k, (1 << k) - 1, u32::MAX >> k]).collect();
+        edges.extend([3, 5, 7, 10, 0xffff_fffb, 0x8000_0001, 0xaaaa_aaab, 65_521, 4_294_836_225]);
+        let products = edges.iter().flat_map(|a| edges.iter().map(move |b| a.wrapping_mul(*b)));
+        let around: Vec<u32> = products.flat_map(|n| [n.wrapping_sub(1), n, n.wrapping_add(1)]).collect();
+        for a in around {
+            for b in &edges {
+                let (sa, sb) = (a as i32, *b as i32);
+                assert_eq!(div_u32(a, *b), sem::div_u32(a, *b), "{a} / {b}");
+                assert_eq!(rem_u32(a, *b), sem::rem_u32(a, *b), "{a} % {b}");
+                assert_eq!(div_s32(a, *b), sem::div_s32(sa, sb) as u32, "{sa} / {sb}");
+                assert_eq!(rem_s32(a, *b), sem::rem_s32(sa, sb) as u32, "{sa} % {sb}");
+            }
+        }
+    }
+}

@@ -75,13 +75,20 @@ pub(crate) trait Space {
     fn base(&self) -> u64;
     /// `V` words from a word index; `None` beyond the end.
     fn load<const V: usize>(&self, word: usize) -> Option<[u32; V]>;
-    /// The words of 32 lanes whose accesses follow each other without gaps, word `k` of lane `i` into `out[k][i]`;
-    /// false, with nothing done, where they do not.
+    /// The words of 32 lanes whose accesses are all the same or follow each other without gaps, word `k` of lane `i`
+    /// into `out[k][i]`; false, with nothing done, for any other pattern.
     #[inline(always)]
     fn load_rows<const V: usize>(&self, offsets: &[u64; LANES], out: &mut [[u32; LANES]; V]) -> bool {
-        let mut gaps = 0;
+        let (mut gaps, mut spread) = (0, 0);
         for i in 0..LANES {
+            spread |= offsets[i] ^ offsets[0];
             gaps |= offsets[i] ^ offsets[0].wrapping_add((4 * V * i) as u64);
+        }
+        if spread == 0
+            && let Some(words) = self.load::<V>((offsets[0] >> 2) as usize)
+        {
+            *out = words.map(|word| [word; LANES]);
+            return true;
         }
         gaps == 0 && self.load_run((offsets[0] >> 2) as usize, out)
     }

@@ -3,7 +3,7 @@
 //! Lanes that take different sides of a branch run one side after the other and meet at the branch's immediate
 //! post-dominator. A lane that exits leaves every mask; nobody waits for it.
 
-use ptx::sem;
+use ptx::{Mod, Ty, sem};
 
 use crate::code::{Code, File, Kind, NOWHERE, Place, Slot};
 use crate::lane_ops::with_lane_ops;
