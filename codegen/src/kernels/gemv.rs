@@ -10,6 +10,7 @@ use crate::dsl::{BuildError, Carry, Kernel, prelude::*};
 use crate::ir::Operand;
 use crate::layout::{ActBlocks, Matrix, SUB_BLOCKS, TILE_ROWS, quantize_row};
 use crate::rng::Rng;
+use crate::spec::Device;
 use ::plan::QType;
 
 /// What becomes of a finished row.
@@ -49,8 +50,10 @@ impl Split {
         1024 / self.threads()
     }
 
-    /// Enough warps to fill `n_sms` multiprocessors with 8 or more each, in CTAs of at most 8 warps.
-    pub fn choose(n_tiles: u32, n_super_blocks: u32, n_sms: u32) -> Split {
+    /// Enough warps to fill the device's multiprocessors with 8 or more each, in CTAs of at most 8 warps. From sm_100 on
+    /// ptxas needs more registers for the same code, and more than two super-blocks in flight would spill.
+    pub fn choose(n_tiles: u32, n_super_blocks: u32, device: Device) -> Split {
+        let n_sms = device.n_sms;
         let wanted = 8 * n_sms;
         let mut k_split = 1;
         while k_split < 8 && n_tiles * k_split < wanted && n_super_blocks >= 4 * k_split {
@@ -61,7 +64,7 @@ impl Split {
         {
             tiles_per_cta /= 2;
         }
-        Split { k_split, tiles_per_cta, unroll: 4 }
+        Split { k_split, tiles_per_cta, unroll: if device.sm < 100 { 4 } else { 2 } }
     }
 }
 

@@ -104,7 +104,7 @@ impl Planner<'_> {
 
     fn split(&self, rows: u32, cols: u32) -> Split {
         let matrix = Matrix { qtype: QType::Q4K, rows, cols };
-        Split::choose(matrix.n_tiles(), matrix.n_super_blocks(), self.device.n_sms)
+        Split::choose(matrix.n_tiles(), matrix.n_super_blocks(), self.device)
     }
 
     fn add_buffers(&mut self) {
