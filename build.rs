@@ -79,7 +79,11 @@ fn write_shipped(models: &Path, out: &Path) -> Result<()> {
             bail!("{}: the name is not UTF-8", path.display());
         };
         let path = path_text(&path)?;
-        writeln!(list, "    ShippedSpec {{ name: {name:?}, toml: include_str!({path:?}) }},")?;
+        let feature = MODELS.iter().find(|(_, _, spec)| *spec == name).map(|(feature, _, _)| *feature);
+        writeln!(
+            list,
+            "    ShippedSpec {{ name: {name:?}, toml: include_str!({path:?}), feature: {feature:?} }},"
+        )?;
     }
     let text =
         format!("/// Every spec of `models/`, by name.\npub const SHIPPED: &[ShippedSpec] = &[\n{list}];\n");

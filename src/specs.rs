@@ -12,6 +12,8 @@ pub struct ShippedSpec {
     pub name: &'static str,
     /// The file.
     pub toml: &'static str,
+    /// The cargo feature that compiles it in, for those that have one.
+    pub feature: Option<&'static str>,
 }
 
 include!(concat!(env!("OUT_DIR"), "/shipped.rs"));
@@ -58,6 +60,13 @@ pub fn find(name: &str) -> Result<ModelSpec, FindSpecError> {
     Ok(ModelSpec::from_toml(&text)?)
 }
 
+/// The shipped spec of the same dimensions and tensor types, whatever its name.
+#[must_use]
+pub fn fitting(spec: &ModelSpec) -> Option<&'static ShippedSpec> {
+    let same = |s: &ModelSpec| s.dims == spec.dims && s.types == spec.types;
+    SHIPPED.iter().find(|shipped| ModelSpec::from_toml(shipped.toml).is_ok_and(|s| same(&s)))
+}
+
 /// Names of the shipped specs.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
@@ -74,6 +83,15 @@ mod tests {
         for name in names() {
             assert_eq!(find(name).unwrap().name, name);
         }
+    }
+
+    #[test]
+    fn a_spec_under_another_name_is_recognised() {
+        let mut spec = find("qwen2.5-1.5b").unwrap();
+        spec.name = "some-file".into();
+        assert_eq!(fitting(&spec).unwrap().feature, Some("model-1.5b"));
+        spec.dims.n_layers = 27;
+        assert!(fitting(&spec).is_none());
     }
 
     #[test]

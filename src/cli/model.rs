@@ -85,7 +85,7 @@ impl ModelArgs {
         let table = match select_table(&gguf, &compiled_tables(), Some(sm)) {
             Ok(table) => table.clone(),
             Err(_) if self.jit => specialise(&spec_of(&gguf, path)?, sm)?,
-            Err(error) => bail!("{name}: {error}; or pass --jit to specialise when loading"),
+            Err(error) => bail!("{name}: {error}; {}", way_out(&gguf, path)),
         };
         let tokenizer = file_tokenizer(&gguf, &table).with_context(|| name.clone())?;
         Ok(Prepared { name, table, tokenizer, weights: Box::new(gguf), context: self.context })
@@ -131,6 +131,19 @@ impl Prepared {
         let options = LoadOptions { context: self.context, progress: Some(&show), ..LoadOptions::default() };
         Model::load(queue, &self.table, self.weights.as_ref(), &options).with_context(|| self.name.clone())
     }
+}
+
+/// What would make a file run that no compiled spec fits.
+fn way_out(gguf: &Gguf, path: &Path) -> String {
+    let spec = match spec_of(gguf, path) {
+        Ok(spec) => spec,
+        Err(error) => return format!("and no kernels can be made for it: {error}"),
+    };
+    let build = match specs::fitting(&spec).and_then(|shipped| shipped.feature) {
+        Some(feature) => format!("cargo build --release --features {feature}"),
+        None => format!("monomorph emit --spec-from {} -o models/{}.toml", path.display(), spec.name),
+    };
+    format!("what would: {build}, or --jit to specialise when loading")
 }
 
 /// Opens a model file.

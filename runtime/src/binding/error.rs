@@ -92,10 +92,7 @@ pub enum BindError {
     )]
     NoSpecs,
     /// None of the compiled specs is this model.
-    #[error(
-        "no compiled spec fits this file (compiled: {compiled}); nearest is {nearest}: {difference}; add the model's \
-         spec to models/ and build with --features model-…"
-    )]
+    #[error("no compiled spec fits this file (compiled: {compiled}); nearest is {nearest}: {difference}")]
     NoMatch {
         /// Names of the specs that are compiled in.
         compiled: String,
