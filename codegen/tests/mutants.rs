@@ -188,6 +188,11 @@ fn operations() -> Vec<Box<dyn Operation>> {
     vec![
         Box::new(Gemv { matrix: m(QType::Q4K, 13, 1280), epilogue: Epilogue::Add, split: split(2, 2) }),
         Box::new(Gemv { matrix: m(QType::Q6K, 13, 1280), epilogue: Epilogue::Store, split: split(1, 2) }),
+        Box::new(Gemv { matrix: m(QType::Q5K, 13, 1280), epilogue: Epilogue::Add, split: split(2, 2) }),
+        Box::new(Gemv { matrix: m(QType::Q8_0, 13, 640), epilogue: Epilogue::Store, split: split(2, 2) }),
+        Box::new(Gemv { matrix: m(QType::Q4_0, 13, 1184), epilogue: Epilogue::Add, split: split(1, 2) }),
+        Box::new(Gemv { matrix: m(QType::Q5_1, 13, 640), epilogue: Epilogue::Store, split: split(4, 1) }),
+        Box::new(Gemv { matrix: m(QType::F16, 13, 640), epilogue: Epilogue::Add, split: split(2, 2) }),
         Box::new(GemvQkv { matrices: qkv, split: split(1, 2) }),
         Box::new(GateUp { gate: m(QType::Q4K, 64, 512), up: m(QType::Q4K, 64, 512), unroll: 2 }),
         Box::new(Norm { dim: 512, eps: 1e-2 }),
@@ -200,8 +205,15 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(Embed { matrix: m(QType::Q4K, 9, 512) }),
         Box::new(Embed { matrix: m(QType::Q6K, 9, 512) }),
         Box::new(Embed { matrix: m(QType::F32, 9, 256) }),
+        Box::new(Embed { matrix: m(QType::Q5K, 9, 512) }),
+        Box::new(Embed { matrix: m(QType::Q8_0, 9, 640) }),
+        Box::new(Embed { matrix: m(QType::Q5_1, 9, 640) }),
+        Box::new(Embed { matrix: m(QType::Bf16, 9, 384) }),
         Box::new(Repack { matrix: m(QType::Q4K, 5, 512) }),
         Box::new(Repack { matrix: m(QType::Q6K, 5, 512) }),
+        Box::new(Repack { matrix: m(QType::Q5K, 9, 512) }),
+        Box::new(Repack { matrix: m(QType::Q8_0, 9, 640) }),
+        Box::new(Repack { matrix: m(QType::Q5_1, 9, 640) }),
     ]
 }
 

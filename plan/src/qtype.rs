@@ -88,6 +88,11 @@ impl QType {
         }
     }
 
+    /// Whether elements stand alone, without blocks and scales.
+    pub const fn is_plain(self) -> bool {
+        self.block_elems() == 1
+    }
+
     /// Bytes of a block: scales, then mins, then high bits and quants, as GGML lays them out.
     pub const fn block_bytes(self) -> u32 {
         match self {

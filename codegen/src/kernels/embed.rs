@@ -1,6 +1,6 @@
 //! Embedding lookup: one row of the packed matrix, as GGML's formula gives it.
 
-use super::operation::{Cost, Expect, Operation, Trial};
+use super::operation::{Cost, Expect, Operation, Trial, name_by_type};
 use super::reference;
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS};
@@ -10,7 +10,7 @@ use ::plan::QType;
 /// Threads of a CTA: one element each.
 const THREADS: u32 = 128;
 
-/// The embedding matrix; F32 matrices are as in the file.
+/// The embedding matrix; its rows are a multiple of 128 elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embed {
     /// Vocabulary by dim.
@@ -22,7 +22,7 @@ pub struct Embed {
 /// layout   one thread an element; bytes of a lane's 16 hold weight i low and i + 16 high
 /// launch   grid dim / 128, block 128, shared 0
 /// source   GGML Q4_K: (d·sc)·q − dmin·m, each operation rounded
-#[kernel(grid = s.matrix.cols.div_ceil(THREADS), block = THREADS)]
+#[kernel(grid = s.matrix.cols / THREADS, block = THREADS)]
 pub fn embed_q4k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
     let m = &s.matrix;
     let token = min(control.at(0).load(), m.rows - 1);
@@ -46,7 +46,7 @@ pub fn embed_q4k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
 /// layout   one thread an element; high bits as the layout module says
 /// launch   grid dim / 128, block 128, shared 0
 /// source   GGML Q6_K: (d·sc)·(q − 32), each operation rounded
-#[kernel(grid = s.matrix.cols.div_ceil(THREADS), block = THREADS)]
+#[kernel(grid = s.matrix.cols / THREADS, block = THREADS)]
 pub fn embed_q6k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
     let m = &s.matrix;
     let planes = m.planes();
@@ -66,11 +66,99 @@ pub fn embed_q6k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
 }
 
 /// x[e] = W[token, e]
+/// shapes   W (vocab, dim) packed Q5_K · control [token, position] u32 · x (dim) f32
+/// layout   as embed_q4k, with fifth bits as the layout module says
+/// launch   grid dim / 128, block 128, shared 0
+/// source   GGML Q5_K: (d·sc)·q − dmin·m, each operation rounded
+#[kernel(grid = s.matrix.cols / THREADS, block = THREADS)]
+pub fn embed_q5k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+    let m = &s.matrix;
+    let token = min(control.at(0).load(), m.rows - 1);
+    let e = cta_id() * THREADS + thread_idx_x();
+    let sub = e / 32 % SUB_BLOCKS;
+    let cell = token / TILE_ROWS * m.n_super_blocks() + e / 256;
+    let lane = token % TILE_ROWS * SUB_BLOCKS + sub;
+    let quant = nibble(w, cell, lane, e % 32) | fifth_bit(m, w, cell, lane, e % 32);
+    let header = w.offset((m.planes().scales / 4) as u32).at(cell * 16 + token % TILE_ROWS * 4).load_x4();
+    let pairs = header[3] >> (sub * 4);
+    let scale = header[1] >> (sub * 4) & 15 | (pairs & 3) << 4;
+    let min = header[2] >> (sub * 4) & 15 | (pairs & 12) << 2;
+    let [d, dmin] = unpack_f16(header[0]);
+    let value = d.to_f32() * scale.to_f32() * quant.to_f32() - dmin.to_f32() * min.to_f32();
+    x.at(e).store(value);
+}
+
+/// The low 4 bits of weight `i` of a lane's sub-block.
+#[device]
+fn nibble(w: In<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V<u32> {
+    w.cast::<u8>().offset(cell * 512).at(lane * 16 + i % 16).load() >> (i / 16 * 4) & 15
+}
+
+/// The fifth bit of weight `i` of a lane's sub-block, as 0 or 16.
+#[device]
+fn fifth_bit(m: &Matrix, w: In<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V<u32> {
+    let bits = w.offset((m.planes().high / 4) as u32).cast::<u8>().offset(cell * 128);
+    // Bit 8 b + g of the word belongs to weight 4 g + b: byte i mod 4, bit i / 4.
+    (bits.at(lane * 4 + i % 4).load() >> (i / 4) & 1) << 4
+}
+
+/// x[e] = W[token, e]
+/// shapes   W (vocab, dim) packed in blocks of 32 · control [token, position] u32 · x (dim) f32
+/// layout   one thread an element; nibbles as embed_q4k, bytes in two halves, d or (d, m) a lane
+/// launch   grid dim / 128, block 128, shared 0
+/// source   GGML Q8_0 d·q, Q4_0 d·(q − 8), Q5_0 d·(q − 16), Q4_1 and Q5_1 d·q + m, each operation rounded
+#[kernel(grid = s.matrix.cols / THREADS, block = THREADS)]
+pub fn embed_block32(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+    let m = &s.matrix;
+    let planes = m.planes();
+    let token = min(control.at(0).load(), m.rows - 1);
+    let e = cta_id() * THREADS + thread_idx_x();
+    let cell = token / TILE_ROWS * m.n_super_blocks() + e / 256;
+    let lane = token % TILE_ROWS * SUB_BLOCKS + e / 32 % SUB_BLOCKS;
+    let i = e % 32;
+    let quant = match m.qtype {
+        QType::Q8_0 => w.cast::<i8>().offset(cell * 1024).at(i / 16 * 512 + lane * 16 + i % 16).load(),
+        QType::Q4_0 => nibble(w, cell, lane, i).as_i32() - 8,
+        QType::Q5_0 => (nibble(w, cell, lane, i) | fifth_bit(m, w, cell, lane, i)).as_i32() - 16,
+        QType::Q5_1 => (nibble(w, cell, lane, i) | fifth_bit(m, w, cell, lane, i)).as_i32(),
+        _ => nibble(w, cell, lane, i).as_i32(),
+    };
+    let value = match m.qtype {
+        QType::Q4_1 | QType::Q5_1 => {
+            let [d, min] = unpack_f16(w.offset((planes.scales / 4) as u32).at(cell * 32 + lane).load());
+            d.to_f32() * quant.to_f32() + min.to_f32()
+        }
+        _ => {
+            let d = w.offset((planes.d / 4) as u32).cast::<F16>().offset(cell * 32).at(lane).load();
+            d.to_f32() * quant.to_f32()
+        }
+    };
+    x.at(e).store(value);
+}
+
+/// x[e] = W[token, e]
+/// shapes   W (vocab, dim) f16 or bf16 · control [token, position] u32 · x (dim) f32
+/// layout   rows as in the file
+/// launch   grid dim / 128, block 128, shared 0
+/// source   a copy, widened exactly
+#[kernel(grid = s.matrix.cols / THREADS, block = THREADS)]
+pub fn embed_half(s: &Embed, w: In<u16>, control: In<u32>, x: Out<f32>) {
+    let token = min(control.at(0).load(), s.matrix.rows - 1);
+    let e = cta_id() * THREADS + thread_idx_x();
+    let bits = w.offset(token * s.matrix.cols).at(e).load();
+    let value = match s.matrix.qtype {
+        QType::F16 => V::<F16>::from_bits(bits).to_f32(),
+        _ => V::<f32>::from_bits(bits << 16),
+    };
+    x.at(e).store(value);
+}
+
+/// x[e] = W[token, e]
 /// shapes   W (vocab, dim) f32 · control [token, position] u32 · x (dim) f32
 /// layout   rows as in the file
 /// launch   grid dim / 128, block 128, shared 0
 /// source   a copy
-#[kernel(grid = s.matrix.cols.div_ceil(THREADS), block = THREADS)]
+#[kernel(grid = s.matrix.cols / THREADS, block = THREADS)]
 pub fn embed_f32(s: &Embed, w: In<f32>, control: In<u32>, x: Out<f32>) {
     let token = min(control.at(0).load(), s.matrix.rows - 1);
     let e = cta_id() * THREADS + thread_idx_x();
@@ -80,11 +168,7 @@ pub fn embed_f32(s: &Embed, w: In<f32>, control: In<u32>, x: Out<f32>) {
 
 impl Operation for Embed {
     fn name(&self) -> &'static str {
-        match self.matrix.qtype {
-            QType::Q4K => "embed_q4k",
-            QType::Q6K => "embed_q6k",
-            _ => "embed_f32",
-        }
+        name_by_type!("embed_", self.matrix.qtype)
     }
 
     fn constants(&self) -> String {
@@ -94,8 +178,11 @@ impl Operation for Embed {
     fn build(&self) -> Result<Kernel, BuildError> {
         match self.matrix.qtype {
             QType::Q4K => embed_q4k(self),
+            QType::Q5K => embed_q5k(self),
             QType::Q6K => embed_q6k(self),
-            _ => embed_f32(self),
+            QType::F16 | QType::Bf16 => embed_half(self),
+            QType::F32 => embed_f32(self),
+            _ => embed_block32(self),
         }
     }
 
@@ -110,19 +197,13 @@ impl Operation for Embed {
         // A token beyond the vocabulary reads the last row: memory stays safe whatever the host writes.
         let asked = rng.below(m.rows) + if seed % 4 == 3 { m.rows } else { 0 };
         let token = asked.min(m.rows - 1);
-        let (packed, row) = if m.qtype == QType::F32 {
-            let values = reference::random_activations(&mut rng, m.rows * m.cols);
-            let row = values[(token * m.cols) as usize..][..m.cols as usize].to_vec();
-            (reference::bytes_f32(&values), row)
-        } else {
-            let raw = m.random(&mut rng);
-            let row_bytes = m.qtype.row_bytes(m.cols) as usize;
-            let one = Matrix { rows: 1, ..*m };
-            (m.pack(&raw), one.dequantize(&raw[token as usize * row_bytes..][..row_bytes]))
-        };
+        let raw = m.random(&mut rng);
+        let row_bytes = m.qtype.row_bytes(m.cols) as usize;
+        let one = Matrix { rows: 1, ..*m };
+        let row = one.dequantize(&raw[token as usize * row_bytes..][..row_bytes]);
         let expect = Expect::Exact(reference::bytes_f32(&row));
         Trial::new(seed)
-            .input(packed)
+            .input(m.pack(&raw))
             .input(reference::bytes_u32(&[asked, 7]))
             .output(u64::from(m.cols) * 4, expect)
     }

@@ -23,7 +23,7 @@ pub struct GateUp {
 
 impl GateUp {
     fn split(&self) -> Split {
-        Split { k_split: 1, tiles_per_cta: WARPS, unroll: self.unroll }
+        Split { k_split: 1, tiles_per_cta: WARPS, unroll: self.unroll }.fit(&[self.gate, self.up])
     }
 }
 

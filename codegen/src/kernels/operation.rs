@@ -99,3 +99,26 @@ pub trait Operation: Debug {
     /// Random inputs and what must come out, by a plain-Rust reference in f64.
     fn trial(&self, seed: u64) -> Trial;
 }
+
+/// A kernel's name with its weight type: `gemv_q4k`, `gemv_q8_0_residual`.
+macro_rules! name_by_type {
+    ($operation:literal, $qtype:expr) => {
+        name_by_type!($operation, $qtype, "")
+    };
+    ($operation:literal, $qtype:expr, $variant:literal) => {
+        match $qtype {
+            ::plan::QType::F32 => concat!($operation, "f32", $variant),
+            ::plan::QType::F16 => concat!($operation, "f16", $variant),
+            ::plan::QType::Bf16 => concat!($operation, "bf16", $variant),
+            ::plan::QType::Q4_0 => concat!($operation, "q4_0", $variant),
+            ::plan::QType::Q4_1 => concat!($operation, "q4_1", $variant),
+            ::plan::QType::Q5_0 => concat!($operation, "q5_0", $variant),
+            ::plan::QType::Q5_1 => concat!($operation, "q5_1", $variant),
+            ::plan::QType::Q8_0 => concat!($operation, "q8_0", $variant),
+            ::plan::QType::Q4K => concat!($operation, "q4k", $variant),
+            ::plan::QType::Q5K => concat!($operation, "q5k", $variant),
+            ::plan::QType::Q6K => concat!($operation, "q6k", $variant),
+        }
+    };
+}
+pub(super) use name_by_type;

@@ -28,10 +28,12 @@ pub(super) fn random_activations(rng: &mut Rng, n: u32) -> Vec<f32> {
 }
 
 /// `W x` in f64 of the same quantized operands, with the bound `2 γ_n Σ|t·x|` over all terms t for each row. Weights are taken by GGML's
-/// formula in f32, whose three roundings are within the bound: n counts three for each block of 32, and the tree.
+/// formula in f32, whose three roundings are within the bound: n counts three for each block of 32, and the tree. Plain
+/// types add the 32 products of a block one after the other.
 pub(super) fn gemv(m: &Matrix, raw: &[u8], x: &ActBlocks) -> Vec<(f64, f64)> {
     let (values, weights, terms) = (x.values(), m.dequantize(raw), m.magnitudes(raw));
-    let roundings = 3.0 * f64::from(m.cols) / 32.0 / 8.0 + 32.0;
+    let within = if m.qtype.is_plain() { 32.0 } else { 0.0 };
+    let roundings = 3.0 * f64::from(m.cols) / 32.0 / 8.0 + 32.0 + within;
     weights
         .chunks_exact(m.cols as usize)
         .zip(terms.chunks_exact(m.cols as usize))

@@ -1,6 +1,6 @@
 //! Q4_K: 256 weights in 144 bytes; 8 sub-blocks of 32 with 6-bit scales and mins. `w = d·sc·q − dmin·m`.
 
-use super::{Cell, f16_at, put};
+use super::{Block, Cell, f16_at, put};
 
 /// GGML's `block_q4_K`.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -19,28 +19,19 @@ pub struct BlockQ4K {
 const _: () = assert!(size_of::<BlockQ4K>() == 144 && plan::QType::Q4K.block_bytes() == 144);
 
 impl BlockQ4K {
-    /// Reads a block; `bytes` must be 144 long (anything else gives a zero block).
-    pub fn from_bytes(bytes: &[u8]) -> BlockQ4K {
-        bytemuck::try_from_bytes(bytes).copied().unwrap_or(bytemuck::Zeroable::zeroed())
-    }
-
     /// Scale and min of sub-block `j`, 6 bits each.
     pub fn scale_min(&self, j: usize) -> (u8, u8) {
-        let s = &self.scales;
-        if j < 4 {
-            (s[j] & 63, s[j + 4] & 63)
-        } else {
-            (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4)
-        }
+        scale_min(&self.scales, j)
     }
 
     /// The 4-bit quant of weight `i` of sub-block `j`.
     pub fn quant(&self, j: usize, i: usize) -> u8 {
         self.qs[j / 2 * 32 + i] >> (j % 2 * 4) & 15
     }
+}
 
-    /// The weights, each operation rounded once.
-    pub fn dequantize(&self) -> Vec<f32> {
+impl Block for BlockQ4K {
+    fn dequantize(&self) -> Vec<f32> {
         let (d, dmin) = (f16_at(self.d), f16_at(self.dmin));
         (0..256)
             .map(|e| {
@@ -50,9 +41,8 @@ impl BlockQ4K {
             .collect()
     }
 
-    /// `|d·sc·q| + |dmin·m|` of each weight: what a bound on the error of a sum of products must count, since the two
-    /// parts of a weight are added up apart and may cancel.
-    pub fn magnitudes(&self) -> Vec<f64> {
+    /// `|d·sc·q| + |dmin·m|` of each weight.
+    fn magnitudes(&self) -> Vec<f64> {
         let (d, dmin) = (f64::from(f16_at(self.d)), f64::from(f16_at(self.dmin)));
         let of = |e: usize| {
             let (sc, m) = self.scale_min(e / 32);
@@ -61,31 +51,39 @@ impl BlockQ4K {
         (0..256).map(of).collect()
     }
 
-    /// Byte `i` of a lane's 16 holds weight `i` low and `i + 16` high. The header's word 0 is `d | dmin << 16`; nibble
-    /// `j` of words 1 and 2 is the low nibble of scale and min `j`, of word 3 their high pairs (scale low).
-    pub(crate) fn pack_into(&self, packed: &mut [u8], cell: Cell) {
-        let mut words = [0u32; 3];
+    /// Byte `i` of a lane's 16 holds weight `i` low and `i + 16` high.
+    fn pack_into(&self, packed: &mut [u8], cell: Cell) {
         for j in 0..8 {
             let quants: [u8; 16] = std::array::from_fn(|i| self.quant(j, i) | self.quant(j, i + 16) << 4);
             put(packed, cell.quants(j), &quants);
-            let (sc, m) = self.scale_min(j);
-            words[0] |= u32::from(sc & 15) << (4 * j);
-            words[1] |= u32::from(m & 15) << (4 * j);
-            words[2] |= u32::from(sc >> 4 | m >> 4 << 2) << (4 * j);
         }
-        put(packed, cell.header(), &self.d);
-        put(packed, cell.header() + 2, &self.dmin);
-        for (k, word) in words.iter().enumerate() {
-            put(packed, cell.header() + 4 + 4 * k, &word.to_le_bytes());
-        }
+        put(packed, cell.header(), &header(self.d, self.dmin, |j| self.scale_min(j)));
     }
 }
 
-/// Sets the f16 scales of a block of random bytes so that weights have about the deviation given: `sc·q` is uniform
-/// over a product of 0..63 and 0..15 with deviation 187, and `m` centres it.
-pub(super) fn set_scale(block: &mut [u8], deviation: f32) {
-    let d = ptx::sem::f32_to_f16(deviation / 187.0);
-    let dmin = ptx::sem::f32_to_f16(deviation / 187.0 * 7.5);
-    put(block, 0, &d.to_le_bytes());
-    put(block, 2, &dmin.to_le_bytes());
+/// The 16 bytes of a row's scales and mins, for Q4_K and Q5_K. Word 0 is `d | dmin << 16`; nibble `j` of words 1 and 2
+/// is the low nibble of scale and min `j`, of word 3 their high pairs (scale low).
+pub(super) fn header(d: [u8; 2], dmin: [u8; 2], scale_min: impl Fn(usize) -> (u8, u8)) -> [u8; 16] {
+    let mut words = [0u32; 4];
+    words[0] = u32::from(u16::from_le_bytes(d)) | u32::from(u16::from_le_bytes(dmin)) << 16;
+    for j in 0..8 {
+        let (sc, m) = scale_min(j);
+        words[1] |= u32::from(sc & 15) << (4 * j);
+        words[2] |= u32::from(m & 15) << (4 * j);
+        words[3] |= u32::from(sc >> 4 | m >> 4 << 2) << (4 * j);
+    }
+    let mut bytes = [0; 16];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+/// Scale and min of sub-block `j` from the 12 bytes that Q4_K and Q5_K keep them in, 6 bits each.
+pub(super) fn scale_min(s: &[u8; 12], j: usize) -> (u8, u8) {
+    if j < 4 {
+        (s[j] & 63, s[j + 4] & 63)
+    } else {
+        (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4)
+    }
 }

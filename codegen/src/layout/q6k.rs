@@ -1,6 +1,6 @@
 //! Q6_K: 256 weights in 210 bytes; 16 groups of 16 with i8 scales. `w = d·sc·(q − 32)`.
 
-use super::{Cell, f16_at, put};
+use super::{Block, Cell, f16_at, put};
 
 /// GGML's `block_q6_K`.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -19,11 +19,6 @@ pub struct BlockQ6K {
 const _: () = assert!(size_of::<BlockQ6K>() == 210 && plan::QType::Q6K.block_bytes() == 210);
 
 impl BlockQ6K {
-    /// Reads a block; `bytes` must be 210 long (anything else gives a zero block).
-    pub fn from_bytes(bytes: &[u8]) -> BlockQ6K {
-        bytemuck::try_from_bytes(bytes).copied().unwrap_or(bytemuck::Zeroable::zeroed())
-    }
-
     /// The 6-bit quant (0 to 63, offset 32) of weight `i` of sub-block `j`. In each half of 128 weights, sub-block `k`
     /// takes its low bits from bytes `32 (k mod 2) + i`, nibble `k / 2`, and its high bits from byte `i`, bits `2k`.
     pub fn quant(&self, j: usize, i: usize) -> u8 {
@@ -37,9 +32,10 @@ impl BlockQ6K {
     pub fn scale(&self, j: usize, i: usize) -> i8 {
         self.scales[2 * j + i / 16] as i8
     }
+}
 
-    /// The weights, each operation rounded once.
-    pub fn dequantize(&self) -> Vec<f32> {
+impl Block for BlockQ6K {
+    fn dequantize(&self) -> Vec<f32> {
         let d = f16_at(self.d);
         (0..256)
             .map(|e| {
@@ -51,7 +47,7 @@ impl BlockQ6K {
 
     /// Low bits as in Q4_K. The two high words serve weights 0..16 and 16..32: bits `2g` of byte `b` belong to weight
     /// `4g + b`, so one shift and one mask line them up with group `g` of four quants.
-    pub(crate) fn pack_into(&self, packed: &mut [u8], cell: Cell) {
+    fn pack_into(&self, packed: &mut [u8], cell: Cell) {
         for j in 0..8 {
             let quants: [u8; 16] =
                 std::array::from_fn(|i| self.quant(j, i) & 15 | (self.quant(j, i + 16) & 15) << 4);
@@ -66,12 +62,6 @@ impl BlockQ6K {
             }
             put(packed, cell.header() + 2 * j, &self.scales[2 * j..2 * j + 2]);
         }
-        put(packed, cell.d(), &self.d);
+        put(packed, cell.d_of_row(), &self.d);
     }
-}
-
-/// Sets the f16 scale of a block of random bytes so that weights have about the deviation given: `sc·(q − 32)` has
-/// deviation 1366.
-pub(super) fn set_scale(block: &mut [u8], deviation: f32) {
-    put(block, 208, &ptx::sem::f32_to_f16(deviation / 1366.0).to_le_bytes());
 }

@@ -21,7 +21,7 @@ use crate::kernels::repack::Repack;
 use crate::kernels::rope::RopeAppend;
 use crate::layout::Matrix;
 use crate::spec::{Device, ModelSpec};
-use ::plan::{Arg, BufferDesc, Launch, Phase, Place, QType, Role, Slot, Table, WeightDesc};
+use ::plan::{Arg, BufferDesc, Launch, Phase, Place, Role, Slot, Table, WeightDesc};
 use registry::Registry;
 
 /// A table with the operations behind its kernels, which know how to try themselves.
@@ -82,9 +82,9 @@ impl Planner<'_> {
                 if role.is_layered() { (0..self.spec.dims.n_layers).map(Some).collect() } else { vec![None] };
             for layer in layers {
                 let matrix = self.matrix(role, layer.unwrap_or(0));
-                let plain = matrix.qtype == QType::F32;
+                let plain = matrix.qtype.is_plain();
                 let repack = if plain { None } else { Some(self.registry.add(Repack { matrix })?) };
-                let packed_bytes = if plain { matrix.raw_bytes() } else { matrix.planes().bytes };
+                let packed_bytes = matrix.planes().bytes;
                 let Matrix { qtype, rows, cols } = matrix;
                 self.weights.push(WeightDesc { role, layer, qtype, rows, cols, packed_bytes, repack });
             }
@@ -102,9 +102,11 @@ impl Planner<'_> {
         Argmax::new(self.spec.dims.vocab_size, self.device.n_sms)
     }
 
-    fn split(&self, rows: u32, cols: u32) -> Split {
-        let matrix = Matrix { qtype: QType::Q4K, rows, cols };
-        Split::choose(matrix.n_tiles(), matrix.n_super_blocks(), self.device)
+    /// The layout of a launch over matrices of the same width.
+    fn split(&self, matrices: &[Matrix]) -> Split {
+        let n_tiles = matrices.iter().map(Matrix::n_tiles).sum();
+        let n_super_blocks = matrices.first().map_or(0, Matrix::n_super_blocks);
+        Split::choose(n_tiles, n_super_blocks, self.device).fit(matrices)
     }
 
     fn add_buffers(&mut self) {
@@ -202,7 +204,7 @@ impl Planner<'_> {
         let d = self.spec.dims.clone();
         self.norm(Role::AttnNorm, at)?;
         let matrices = [Role::AttnQ, Role::AttnK, Role::AttnV].map(|role| self.matrix(role, layer));
-        let split = self.split(d.q_dim() + 2 * d.kv_dim(), d.dim);
+        let split = self.split(&matrices);
         let [q, k, v] = [Role::AttnQ, Role::AttnK, Role::AttnV].map(Use::Weight);
         let (quants, meta) = (Use::Slot(Slot::ActQuants), Use::Slot(Slot::ActMeta));
         self.launch(GemvQkv { matrices, split }, at, &[q, k, v, quants, meta, Use::Slot(Slot::Qkv)])?;
@@ -251,7 +253,7 @@ impl Planner<'_> {
 
     fn residual(&mut self, role: Role, layer: u32, act: [Slot; 2]) -> Result<(), CodegenError> {
         let matrix = self.matrix(role, layer);
-        let gemv = Gemv { matrix, epilogue: Epilogue::Add, split: self.split(matrix.rows, matrix.cols) };
+        let gemv = Gemv { matrix, epilogue: Epilogue::Add, split: self.split(&[matrix]) };
         let [quants, meta] = act.map(Use::Slot);
         self.launch(
             gemv,
@@ -265,7 +267,7 @@ impl Planner<'_> {
         self.norm(Role::OutputNorm, at)?;
         let role = if self.spec.dims.tied_head { Role::TokenEmbd } else { Role::Output };
         let matrix = self.matrix(role, 0);
-        let gemv = Gemv { matrix, epilogue: Epilogue::Store, split: self.split(matrix.rows, matrix.cols) };
+        let gemv = Gemv { matrix, epilogue: Epilogue::Store, split: self.split(&[matrix]) };
         let [quants, meta, logits] = [Slot::ActQuants, Slot::ActMeta, Slot::Logits].map(Use::Slot);
         self.launch(gemv, at, &[Use::Weight(role), quants, meta, logits])?;
         self.launch(ArgmaxPart(self.argmax()), at, &[Slot::Logits, Slot::ArgmaxPartial].map(Use::Slot))?;

@@ -11,6 +11,7 @@ mod types;
 pub use device::Device;
 pub use types::{LayerTypes, TensorTypes};
 
+use crate::layout::SUB_BLOCK;
 use ::plan::{Dims, QType, Role};
 use std::fmt::Write as _;
 
@@ -81,6 +82,22 @@ pub enum SpecError {
         /// The types that would do.
         served: String,
     },
+    /// Rows of a matrix are not whole blocks of its type.
+    #[error(
+        "spec {name}: tensor {tensor} of type {qtype} has rows of {cols}, but a block has {block} elements"
+    )]
+    RowLength {
+        /// Which spec.
+        name: String,
+        /// Tensor name.
+        tensor: String,
+        /// Its type.
+        qtype: String,
+        /// Elements of a row.
+        cols: u32,
+        /// Elements of a block.
+        block: u32,
+    },
     /// An architecture without a description here.
     #[error("{file}: architecture {found} is not supported; supported: {supported}")]
     Architecture {
@@ -97,10 +114,8 @@ pub enum SpecError {
 pub(crate) const ARCHITECTURES: &[(&str, plan::RopeKind, bool)] =
     &[("llama", plan::RopeKind::Norm, false), ("qwen2", plan::RopeKind::Neox, true)];
 
-/// Types that matrices may have.
-pub const MATRIX_TYPES: &[QType] = &[QType::Q4K, QType::Q6K];
-/// Types that the embedding may have; it is only looked up, unless it is the head too.
-pub const EMBEDDING_TYPES: &[QType] = &[QType::Q4K, QType::Q6K, QType::F32];
+/// Types that matrices may have, in every role.
+pub const MATRIX_TYPES: &[QType] = &QType::ALL;
 
 pub(crate) fn list_names(types: &[QType]) -> String {
     types.iter().map(|t| t.name()).collect::<Vec<_>>().join(", ")
@@ -167,7 +182,7 @@ impl ModelSpec {
     /// Checks that kernels can be made for this spec.
     ///
     /// # Errors
-    /// [`SpecError::Field`], [`SpecError::TensorType`] or [`SpecError::Architecture`], naming the first misfit.
+    /// [`SpecError::Field`], [`SpecError::RowLength`] or [`SpecError::Architecture`], naming the first misfit.
     pub fn check(&self) -> Result<(), SpecError> {
         self.check_architecture()?;
         self.check_dims()?;
@@ -223,12 +238,15 @@ impl ModelSpec {
                 format!("n_heads = {} gives more than 8 query heads a key head", d.n_heads),
             );
         }
-        for (field, found) in
-            [("dim", d.dim), ("hidden_dim", d.hidden_dim), ("n_heads * head_dim", d.q_dim())]
-        {
-            if !found.is_multiple_of(256) {
-                return fail(field, found, "rows of K-quants are multiples of 256".into());
-            }
+        if !d.dim.is_multiple_of(128) {
+            return fail("dim", d.dim, "it must be a multiple of 128, which the norm's warps share".into());
+        }
+        if !d.hidden_dim.is_multiple_of(SUB_BLOCK) {
+            return fail(
+                "hidden_dim",
+                d.hidden_dim,
+                "it must be a multiple of 32, a block of activations".into(),
+            );
         }
         if !(d.norm_eps.is_finite() && d.norm_eps > 0.0 && d.rope_base.is_finite() && d.rope_base > 1.0) {
             return fail(
@@ -245,17 +263,24 @@ impl ModelSpec {
             if self.shape(role).0 == 1 {
                 continue;
             }
-            let lookup_only = role == Role::TokenEmbd && !self.dims.tied_head;
-            let served = if lookup_only { EMBEDDING_TYPES } else { MATRIX_TYPES };
+            if !self.types.0.contains_key(&role) {
+                return Err(SpecError::Field {
+                    name: self.name.clone(),
+                    field: format!("types.{role}"),
+                    found: "nothing".into(),
+                    needed: format!("it must be one of {}", list_names(MATRIX_TYPES)),
+                });
+            }
             let layers = if role.is_layered() { self.dims.n_layers } else { 1 };
             for layer in 0..layers {
-                let found = self.qtype(role, layer);
-                if !served.contains(&found) {
-                    return Err(SpecError::TensorType {
-                        file: format!("spec {}", self.name),
+                let (found, (_, cols)) = (self.qtype(role, layer), self.shape(role));
+                if !cols.is_multiple_of(found.block_elems()) {
+                    return Err(SpecError::RowLength {
+                        name: self.name.clone(),
                         tensor: role.tensor_name(role.is_layered().then_some(layer)),
-                        found: found.to_string(),
-                        served: list_names(served),
+                        qtype: found.to_string(),
+                        cols,
+                        block: found.block_elems(),
                     });
                 }
             }

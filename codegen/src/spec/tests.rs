@@ -32,14 +32,33 @@ fn refusals_name_the_field_and_both_numbers() {
     let mut spec = shipped("tiny");
     spec.dims.dim = 1000;
     let text = spec.check().unwrap_err().to_string();
-    assert!(text.contains("dim = 1000") && text.contains("256"), "{text}");
+    assert!(text.contains("dim = 1000") && text.contains("128"), "{text}");
     let mut spec = shipped("tiny");
     spec.dims.architecture = "mamba".into();
     assert!(spec.check().unwrap_err().to_string().contains("mamba"));
     let mut spec = shipped("tiny");
-    spec.types.0.insert(Role::FfnDown, LayerTypes::uniform(QType::Q8_0));
+    spec.dims.hidden_dim = 1040;
     let text = spec.check().unwrap_err().to_string();
-    assert!(text.contains("blk.0.ffn_down.weight") && text.contains("q8_0"), "{text}");
+    assert!(text.contains("hidden_dim = 1040") && text.contains("32"), "{text}");
+    let mut spec = shipped("tiny");
+    spec.types.0.remove(&Role::FfnDown);
+    let text = spec.check().unwrap_err().to_string();
+    assert!(text.contains("types.ffn_down") && text.contains("q8_0"), "{text}");
+}
+
+#[test]
+fn rows_must_be_whole_blocks_of_their_type() {
+    let mut spec = shipped("tiny");
+    spec.dims.hidden_dim = 1120;
+    spec.types.0.insert(Role::FfnDown, LayerTypes::uniform(QType::Q5K));
+    let text = spec.check().unwrap_err().to_string();
+    for part in ["blk.0.ffn_down.weight", "q5_k", "1120", "256"] {
+        assert!(text.contains(part), "{text}");
+    }
+    for qtype in QType::ALL.into_iter().filter(|t| t.block_elems() <= 32) {
+        spec.types.0.insert(Role::FfnDown, LayerTypes::uniform(qtype));
+        spec.check().unwrap();
+    }
 }
 
 #[test]

@@ -4,14 +4,19 @@
 //! of K, then the 8 lanes of a row are summed. When a matrix has too few tiles to fill the device, `k_split` warps
 //! share a tile and their sums are added in order.
 
-use super::operation::{Cost, Operation, Trial};
+use super::operation::{Cost, Operation, Trial, name_by_type};
 use super::reference;
-use crate::dsl::{BuildError, Carry, Kernel, prelude::*};
-use crate::ir::Operand;
+use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::layout::{ActBlocks, Matrix, SUB_BLOCKS, TILE_ROWS, quantize_row};
 use crate::rng::Rng;
 use crate::spec::Device;
-use ::plan::QType;
+
+mod block32;
+mod k_quants;
+mod lanes;
+mod plain;
+
+pub(super) use lanes::{Act, Seat, dot_of_lane};
 
 /// What becomes of a finished row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +71,13 @@ impl Split {
         }
         Split { k_split, tiles_per_cta, unroll: if device.sm < 100 { 4 } else { 2 } }
     }
+
+    /// The same layout with as many super-blocks in flight as the registers have room for: `unroll` of those that a
+    /// lane reads in 16 bytes, fewer of wider ones.
+    #[must_use]
+    pub fn fit(self, matrices: &[Matrix]) -> Split {
+        Split { unroll: in_flight(self.unroll, matrices), ..self }
+    }
 }
 
 /// One matrix with its epilogue.
@@ -92,199 +104,6 @@ impl GemvQkv {
     fn ctas(&self, i: usize) -> u32 {
         self.matrices[i].n_tiles().div_ceil(self.split.tiles_per_cta)
     }
-}
-
-/// The activations of one lane's sub-block.
-#[derive(Clone, Copy)]
-pub(super) struct ActLane {
-    low: [V<u32>; 4],
-    high: [V<u32>; 4],
-    scale: V<f32>,
-    sums: V<u32>,
-}
-
-/// The vector that is multiplied: quants as words and `(scale, sums)` pairs.
-#[derive(Clone, Copy)]
-pub(super) struct Act {
-    pub quants: In<u32>,
-    pub meta: In<u32>,
-}
-
-#[device]
-pub(super) fn load_act(x: Act, super_block: u32) -> ActLane {
-    let low = x.quants.at(super_block * 64).load_x4();
-    let high = x.quants.at(super_block * 64 + 4).load_x4();
-    let meta = x.meta.at(super_block * 16).load_x2();
-    ActLane { low, high, scale: V::<f32>::from_bits(meta[0]), sums: meta[1] }
-}
-
-/// A lane's pointers into the planes of its tile.
-#[derive(Clone, Copy)]
-pub(super) struct Weights {
-    quants: In<u32>,
-    high: In<u32>,
-    scales: In<u32>,
-    d: In<F16>,
-}
-
-#[device]
-pub(super) fn weights_of_lane(m: &Matrix, w: In<u32>, cell: V<u32>) -> Weights {
-    let lane = lane_id();
-    let row = lane / SUB_BLOCKS;
-    let planes = m.planes();
-    let word = |bytes: u64| (bytes / 4) as u32;
-    // Q4_K: the 16-byte header of the row. Q6_K: the word that holds the scale pairs of two lanes.
-    let scale = match m.qtype {
-        QType::Q6K => cell * 16 + lane / 2,
-        _ => cell * 16 + row * 4,
-    };
-    Weights {
-        quants: w.offset(cell * 128 + lane * 4),
-        high: w.offset(word(planes.high)).offset(cell * 64 + lane * 2),
-        scales: w.offset(word(planes.scales)).offset(scale),
-        d: w.offset(word(planes.d)).cast::<F16>().offset(cell * 4 + row),
-    }
-}
-
-/// `acc + a·(d·Σ sc·q·x − dmin·m·Σ x)` over one sub-block: 8 dp4a; high nibbles stay in place and count 16 times.
-#[device]
-fn accumulate_q4k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let header = w.scales.at(cells * 16).load_x4();
-    let mut low = 0i32;
-    let mut high = 0i32;
-    for g in unroll(0..4) {
-        low = dp4a_us(quants[g] & 0x0f0f_0f0f, x.low[g].as_i32(), low);
-        high = dp4a_us(quants[g] & 0xf0f0_f0f0, x.high[g].as_i32(), high);
-    }
-    let dot = low + (high >> 4);
-    let shift = lane_id() % SUB_BLOCKS * 4;
-    let pairs = header[3] >> shift;
-    let scale = (header[1] >> shift & 15) | (pairs & 3) << 4;
-    let min = (header[2] >> shift & 15) | (pairs & 12) << 2;
-    let scaled = (dot * scale.as_i32()).to_f32();
-    let sum = (dp2a_lo_ss(x.sums.as_i32(), dev(0x0101i32), dev(0i32)) * min.as_i32()).to_f32();
-    let [d, dmin] = unpack_f16(header[0]);
-    let value = fma(d.to_f32(), scaled, -(dmin.to_f32() * sum));
-    fma(x.scale, value, acc)
-}
-
-/// `acc + a·d·Σ sc·(q − 32)·x` over one sub-block; the −32 comes from the sums of the activations.
-#[device]
-fn accumulate_q6k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let bits = w.high.at(cells * 64).load_x2();
-    let pairs = w.scales.at(cells * 16).load();
-    let d = w.d.at(cells * 4).load();
-    // Bytes of the second operand: -32 for the half that is wanted, 0 for the other.
-    let mut first = dp2a_lo_ss(x.sums.as_i32(), dev(0x00e0i32), dev(0i32));
-    let mut second = dp2a_lo_ss(x.sums.as_i32(), dev(0xe000i32), dev(0i32));
-    for g in unroll(0..4) {
-        let align =
-            |word: V<u32>| if g < 2 { word << (4 - 2 * g as u32) } else { word >> (2 * g as u32 - 4) };
-        let low = quants[g] & 0x0f0f_0f0f | align(bits[0]) & 0x3030_3030;
-        let high = quants[g] >> 4 & 0x0f0f_0f0f | align(bits[1]) & 0x3030_3030;
-        first = dp4a_us(low, x.low[g].as_i32(), first);
-        second = dp4a_us(high, x.high[g].as_i32(), second);
-    }
-    let scales = (pairs >> (lane_id() % 2 * 16)).as_i32();
-    let scaled = first * bfe(scales, 0, 8) + second * bfe(scales, 8, 8);
-    fma(x.scale, d.to_f32() * scaled.to_f32(), acc)
-}
-
-/// `acc` plus the lane's sub-block of the super-block that lies `cells` further on, in each matrix.
-#[device]
-pub(super) fn accumulate<const N: usize>(
-    m: [&Matrix; N],
-    w: [Weights; N],
-    cells: u32,
-    x: ActLane,
-    acc: [V<f32>; N],
-) -> [V<f32>; N] {
-    std::array::from_fn(|i| match m[i].qtype {
-        QType::Q6K => accumulate_q6k(w[i], cells, x, acc[i]),
-        _ => accumulate_q4k(w[i], cells, x, acc[i]),
-    })
-}
-
-/// Moves a lane's pointers on by `cells` super-blocks.
-#[device]
-pub(super) fn advance_weights(w: Weights, cells: u32) -> Weights {
-    Weights {
-        quants: w.quants.offset(cells * 128),
-        high: w.high.offset(cells * 64),
-        scales: w.scales.offset(cells * 16),
-        d: w.d.offset(cells * 4),
-    }
-}
-
-#[device]
-pub(super) fn advance_act(x: Act, cells: u32) -> Act {
-    Act { quants: x.quants.offset(cells * 64), meta: x.meta.offset(cells * 16) }
-}
-
-impl Carry for Weights {
-    fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
-        self.quants.carry(f);
-        self.high.carry(f);
-        self.scales.carry(f);
-        self.d.carry(f);
-    }
-}
-
-impl Carry for Act {
-    fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
-        self.quants.carry(f);
-        self.meta.carry(f);
-    }
-}
-
-/// Where a warp works: a tile, and which share of K.
-#[derive(Clone, Copy)]
-pub(super) struct Seat {
-    pub tile: V<u32>,
-    pub part: V<u32>,
-}
-
-/// One lane's sums over its share of K of one row in each of `N` matrices of one shape: every `k_split`-th super-block
-/// from `part`. The matrices share the loads of activations.
-#[device]
-pub(super) fn dot_of_lane<const N: usize>(
-    m: [&Matrix; N],
-    s: Split,
-    w: [In<u32>; N],
-    x: Act,
-    at: Seat,
-) -> [V<f32>; N] {
-    let sub = lane_id() % SUB_BLOCKS;
-    let n_super_blocks = m[0].n_super_blocks();
-    let cell = at.tile * n_super_blocks + at.part;
-    let mut weights: [Weights; N] = std::array::from_fn(|i| weights_of_lane(m[i], w[i], cell));
-    let mut acts =
-        Act { quants: x.quants.offset(at.part * 64 + sub * 8), meta: x.meta.offset(at.part * 16 + sub * 2) };
-    let mut acc = [dev(0.0f32); N];
-    let rounds = n_super_blocks / s.k_split;
-    let turns = if rounds > s.unroll { rounds / s.unroll } else { 0 };
-    let rest = rounds - turns * s.unroll;
-    if turns > 0 {
-        for _turn in 0..turns {
-            for i in unroll(0..s.unroll) {
-                acc = accumulate(m, weights, i * s.k_split, load_act(acts, i * s.k_split), acc);
-            }
-            weights = weights.map(|w| advance_weights(w, s.unroll * s.k_split));
-            acts = advance_act(acts, s.unroll * s.k_split);
-        }
-    }
-    for i in unroll(0..rest) {
-        acc = accumulate(m, weights, i * s.k_split, load_act(acts, i * s.k_split), acc);
-    }
-    let odd = n_super_blocks % s.k_split;
-    if odd > 0 {
-        if at.part < odd {
-            acc = accumulate(m, weights, rest * s.k_split, load_act(acts, rest * s.k_split), acc);
-        }
-    }
-    acc
 }
 
 /// Rows of one CTA's tiles, summed over lanes and over the warps that share a tile; thread `i` of the CTA's first
@@ -395,11 +214,9 @@ pub fn gemv_qkv(
 
 impl Operation for Gemv {
     fn name(&self) -> &'static str {
-        match (self.matrix.qtype, self.epilogue) {
-            (QType::Q6K, Epilogue::Store) => "gemv_q6k",
-            (QType::Q6K, Epilogue::Add) => "gemv_q6k_residual",
-            (_, Epilogue::Store) => "gemv_q4k",
-            (_, Epilogue::Add) => "gemv_q4k_residual",
+        match self.epilogue {
+            Epilogue::Store => name_by_type!("gemv_", self.matrix.qtype),
+            Epilogue::Add => name_by_type!("gemv_", self.matrix.qtype, "_residual"),
         }
     }
 
@@ -470,6 +287,12 @@ impl Operation for GemvQkv {
         let bytes = rows.len() as u64 * 4;
         trial.input(x.quant_bytes()).input(x.meta_bytes()).output(bytes, reference::near(rows, None))
     }
+}
+
+/// Super-blocks that a lane may have in flight: `most` when each takes it one 16-byte load of quants.
+pub(super) fn in_flight(most: u32, matrices: &[Matrix]) -> u32 {
+    let loads = matrices.iter().map(|m| (m.cell_bytes().quants / 512) as u32).max().unwrap_or(1);
+    (most / loads).max(1)
 }
 
 /// Bytes of a quantized vector: a byte an element and 8 a block.

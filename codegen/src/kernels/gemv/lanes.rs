@@ -1,0 +1,203 @@
+//! A lane's share of a row: its pointers into the weights, its activations, and the walk over its super-blocks.
+
+use super::{Split, block32, k_quants, plain};
+use crate::dsl::{Carry, prelude::*};
+use crate::ir::Operand;
+use crate::layout::{Matrix, Planes, SUB_BLOCKS, SUPER_BLOCK, TILE_ROWS};
+use ::plan::QType;
+
+/// The activations of one lane's sub-block.
+#[derive(Clone, Copy)]
+pub(super) struct ActLane {
+    /// Quants 0 to 15.
+    pub low: [V<u32>; 4],
+    /// Quants 16 to 31.
+    pub high: [V<u32>; 4],
+    pub scale: V<f32>,
+    /// The sums of both halves.
+    pub sums: V<u32>,
+}
+
+/// The vector that is multiplied: quants as words and `(scale, sums)` pairs.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Act {
+    pub quants: In<u32>,
+    pub meta: In<u32>,
+}
+
+#[device]
+fn load_act(x: Act, super_block: u32) -> ActLane {
+    let low = x.quants.at(super_block * 64).load_x4();
+    let high = x.quants.at(super_block * 64 + 4).load_x4();
+    let meta = x.meta.at(super_block * 16).load_x2();
+    ActLane { low, high, scale: V::<f32>::from_bits(meta[0]), sums: meta[1] }
+}
+
+/// A lane's pointers into the planes of its tile. Types that lack a plane leave its pointer unused.
+#[derive(Clone, Copy)]
+pub(super) struct Weights {
+    /// Bytes from one super-block to the next.
+    step: Planes,
+    pub quants: In<u32>,
+    pub high: In<u32>,
+    pub scales: In<u32>,
+    pub d: In<F16>,
+}
+
+fn words(bytes: u64) -> u32 {
+    (bytes / 4) as u32
+}
+
+#[device]
+fn weights_of_lane(m: &Matrix, w: In<u32>, cell: V<u32>) -> Weights {
+    let lane = lane_id();
+    let row = lane / SUB_BLOCKS;
+    let (planes, step) = (m.planes(), m.cell_bytes());
+    // A header of 16 bytes a row; the word that holds the scale pairs of two lanes; a word a lane.
+    let scale = match m.qtype {
+        QType::Q4K | QType::Q5K => cell * words(step.scales) + row * 4,
+        QType::Q6K => cell * words(step.scales) + lane / 2,
+        _ => cell * words(step.scales) + lane,
+    };
+    let d = w.offset(words(planes.d)).cast::<F16>();
+    Weights {
+        step,
+        quants: w.offset(cell * words(step.quants) + lane * 4),
+        high: w.offset(words(planes.high)).offset(cell * words(step.high) + lane * words(step.high / 32)),
+        scales: w.offset(words(planes.scales)).offset(scale),
+        // One d a row, or one a lane.
+        d: match m.qtype.block_elems() {
+            SUPER_BLOCK => d.offset(cell * 4 + row),
+            _ => d.offset(cell * 32 + lane),
+        },
+    }
+}
+
+/// A lane's pointer into a matrix of a plain type: rows as in the file, those beyond the last repeat it.
+#[device]
+fn plain_weights_of_lane(m: &Matrix, w: In<u32>, at: Seat) -> Weights {
+    let lane = lane_id();
+    let row = min(at.tile * TILE_ROWS + lane / SUB_BLOCKS, m.rows - 1);
+    let step = m.cell_bytes();
+    let place = at.part * words(step.quants) + lane % SUB_BLOCKS * words(step.quants / u64::from(SUB_BLOCKS));
+    let quants = w.offset(row * words(m.qtype.row_bytes(m.cols))).offset(place);
+    Weights { step, quants, high: quants, scales: quants, d: quants.cast::<F16>() }
+}
+
+/// `acc` plus the lane's sub-block of the super-block that lies `cells` further on, in each matrix.
+#[device]
+fn accumulate<const N: usize>(
+    m: [&Matrix; N],
+    w: [Weights; N],
+    cells: u32,
+    x: ActLane,
+    acc: [V<f32>; N],
+) -> [V<f32>; N] {
+    std::array::from_fn(|i| match m[i].qtype {
+        QType::Q4K => k_quants::accumulate_q4k(w[i], cells, x, acc[i]),
+        QType::Q5K => k_quants::accumulate_q5k(w[i], cells, x, acc[i]),
+        QType::Q6K => k_quants::accumulate_q6k(w[i], cells, x, acc[i]),
+        QType::Q8_0 => block32::accumulate_q8_0(w[i], cells, x, acc[i]),
+        QType::Q4_0 => block32::accumulate_q4_0(w[i], cells, x, acc[i]),
+        QType::Q4_1 => block32::accumulate_q4_1(w[i], cells, x, acc[i]),
+        QType::Q5_0 => block32::accumulate_q5_0(w[i], cells, x, acc[i]),
+        QType::Q5_1 => block32::accumulate_q5_1(w[i], cells, x, acc[i]),
+        QType::F16 | QType::Bf16 | QType::F32 => plain::accumulate(m[i].qtype, (w[i], cells), x, acc[i]),
+    })
+}
+
+/// Moves a lane's pointers on by `cells` super-blocks.
+#[device]
+fn advance_weights(w: Weights, cells: u32) -> Weights {
+    let step = w.step;
+    Weights {
+        step,
+        quants: w.quants.offset(cells * words(step.quants)),
+        high: w.high.offset(cells * words(step.high)),
+        scales: w.scales.offset(cells * words(step.scales)),
+        d: w.d.offset(cells * (step.d / 2) as u32),
+    }
+}
+
+#[device]
+fn advance_act(x: Act, cells: u32) -> Act {
+    Act { quants: x.quants.offset(cells * 64), meta: x.meta.offset(cells * 16) }
+}
+
+impl Carry for Weights {
+    fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
+        self.quants.carry(f);
+        self.high.carry(f);
+        self.scales.carry(f);
+        self.d.carry(f);
+    }
+}
+
+impl Carry for Act {
+    fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
+        self.quants.carry(f);
+        self.meta.carry(f);
+    }
+}
+
+/// Where a warp works: a tile, and which share of K.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Seat {
+    pub tile: V<u32>,
+    pub part: V<u32>,
+}
+
+/// One lane's sums over its share of K of one row in each of `N` matrices of one shape: every `k_split`-th super-block
+/// from `part`. The matrices share the loads of activations.
+#[device]
+pub(in crate::kernels) fn dot_of_lane<const N: usize>(
+    m: [&Matrix; N],
+    s: Split,
+    w: [In<u32>; N],
+    x: Act,
+    at: Seat,
+) -> [V<f32>; N] {
+    let sub = lane_id() % SUB_BLOCKS;
+    let n_super_blocks = m[0].n_super_blocks();
+    let cell = at.tile * n_super_blocks + at.part;
+    let mut weights: [Weights; N] = std::array::from_fn(|i| {
+        if m[i].qtype.is_plain() {
+            plain_weights_of_lane(m[i], w[i], at)
+        } else {
+            weights_of_lane(m[i], w[i], cell)
+        }
+    });
+    let mut acts =
+        Act { quants: x.quants.offset(at.part * 64 + sub * 8), meta: x.meta.offset(at.part * 16 + sub * 2) };
+    let mut acc = [dev(0.0f32); N];
+    let n_whole = m[0].cols / SUPER_BLOCK;
+    let rounds = n_whole / s.k_split;
+    let turns = if rounds > s.unroll { rounds / s.unroll } else { 0 };
+    let rest = rounds - turns * s.unroll;
+    if turns > 0 {
+        for _turn in 0..turns {
+            for i in unroll(0..s.unroll) {
+                acc = accumulate(m, weights, i * s.k_split, load_act(acts, i * s.k_split), acc);
+            }
+            weights = weights.map(|w| advance_weights(w, s.unroll * s.k_split));
+            acts = advance_act(acts, s.unroll * s.k_split);
+        }
+    }
+    for i in unroll(0..rest) {
+        acc = accumulate(m, weights, i * s.k_split, load_act(acts, i * s.k_split), acc);
+    }
+    let (odd, tail) = (n_whole % s.k_split, m[0].tail_sub_blocks());
+    if tail > 0 {
+        // The last super-block is cut short: lanes whose sub-block it lacks sit out.
+        if at.part < odd || (at.part == odd && sub < tail) {
+            acc = accumulate(m, weights, rest * s.k_split, load_act(acts, rest * s.k_split), acc);
+        }
+    } else {
+        if odd > 0 {
+            if at.part < odd {
+                acc = accumulate(m, weights, rest * s.k_split, load_act(acts, rest * s.k_split), acc);
+            }
+        }
+    }
+    acc
+}
