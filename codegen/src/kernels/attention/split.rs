@@ -1,0 +1,197 @@
+//! The first launch of attention: each stretch of positions on its own.
+
+use super::scene::{Scene, bytes_u16};
+use super::{Attend, LEAST, PER_LANE, WARPS, stretch_of};
+use crate::dsl::{BuildError, Kernel, prelude::*};
+use crate::kernels::operation::{Cost, Expect, Operation, Trial};
+use crate::kernels::reference;
+
+/// The first launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttendSplit(pub Attend);
+
+/// Eight halves from one 16-byte load.
+#[device]
+fn load_halves(row: In<u32>) -> Vec<V<f32>> {
+    let words = row.at(0).load_x4();
+    let mut out = Vec::new();
+    for w in each(words) {
+        let [low, high] = unpack_f16(w);
+        out.push(low.to_f32());
+        out.push(high.to_f32());
+    }
+    out
+}
+
+/// m = max s_p, l = Σ e^(s_p − m), o = Σ e^(s_p − m) v_p over one stretch, with s_p = q·k_p
+/// shapes   qkv: q (n_heads, head_dim) f32, scaled · K, V (position, n_kv_heads, head_dim) f16 · partial (kv head, stretch, group, head_dim) f32 · stats likewise of (m, l)
+/// layout   head_dim / 8 lanes hold a position, 8 elements each; K and V are read once for all query heads of a group
+/// launch   grid (n_splits, n_kv_heads), block 128; stretches beyond the length return at once
+/// source   Dao et al. 2022 and 2023 (flash decoding); exp by polynomial
+#[kernel(grid = (s.0.n_splits, s.0.n_kv_heads), block = 32 * WARPS)]
+pub fn attend_split(
+    s: &AttendSplit,
+    control: In<u32>,
+    qkv: In<f32>,
+    k_cache: In<F16>,
+    v_cache: In<F16>,
+    partial: Out<f32>,
+    stats: Out<f32>,
+) {
+    let s = &s.0;
+    let (split, kv_head) = (block_idx_x(), block_idx_y());
+    let len = control.at(1).load() + 1;
+    let stretch = stretch_of(s, len);
+    let start = split * stretch;
+    if start < len {
+        let end = min(start + stretch, len);
+        let part = lane_id() % s.lanes();
+        let team = warp_id() * s.teams_per_warp() + lane_id() / s.lanes();
+        let mut q = Vec::new();
+        for g in unroll(0..s.group()) {
+            let row = qkv.offset((kv_head * s.group() + g) * s.head_dim + part * PER_LANE);
+            q.push([row.at(0).load_x4(), row.at(4).load_x4()].concat());
+        }
+        let mut m = vec![dev(LEAST); s.group() as usize];
+        let mut l = vec![dev(0.0f32); s.group() as usize];
+        let mut acc = vec![vec![dev(0.0f32); PER_LANE as usize]; s.group() as usize];
+        let turns = (end - start + (s.step() - 1)) / s.step();
+        let element = kv_head * s.head_dim + part * PER_LANE;
+        for turn in 0..turns {
+            let position = start + turn * s.step() + team;
+            let there = position < end;
+            let place = min(position, end - 1) * (s.n_kv_heads * s.head_dim);
+            let k = load_halves(k_cache.offset(place).offset(element).cast::<u32>());
+            let v = load_halves(v_cache.offset(place).offset(element).cast::<u32>());
+            for g in unroll(0..s.group() as usize) {
+                let mut dot = q[g][0] * k[0];
+                for e in unroll(1..PER_LANE as usize) {
+                    dot = fma(q[g][e], k[e], dot);
+                }
+                let score = select(there, sum_lanes(dot, s.lanes()), f32::NEG_INFINITY);
+                let largest = max(m[g], score);
+                let (keep, p) = (exp(m[g] - largest), exp(score - largest));
+                m[g] = largest;
+                l[g] = fma(l[g], keep, p);
+                for e in unroll(0..PER_LANE as usize) {
+                    acc[g][e] = fma(acc[g][e], keep, p * v[e]);
+                }
+            }
+        }
+        merge_teams(
+            s,
+            team,
+            TeamState { m, l, acc },
+            kv_head * s.n_splits + split,
+            Results { partial, stats },
+        );
+    }
+}
+
+/// One team's state, as it goes to shared memory.
+struct TeamState {
+    m: Vec<V<f32>>,
+    l: Vec<V<f32>>,
+    acc: Vec<Vec<V<f32>>>,
+}
+
+/// Where a CTA's result goes.
+#[derive(Clone, Copy)]
+struct Results {
+    partial: Out<f32>,
+    stats: Out<f32>,
+}
+
+/// Merges the teams of a CTA in their order and stores the stretch's `o` and `(m, l)` for each query head.
+#[device]
+fn merge_teams(s: &Attend, team: V<u32>, state: TeamState, row: V<u32>, to: Results) {
+    let n_teams = s.step();
+    let group = s.group();
+    let outputs = shared::<f32>(n_teams * group * s.head_dim);
+    let pairs = shared::<f32>(n_teams * group * 2);
+    let part = lane_id() % s.lanes();
+    for g in unroll(0..group) {
+        let acc = &state.acc[g as usize];
+        let place = outputs.offset((team * group + g) * s.head_dim + part * PER_LANE);
+        place.at(0).store_x4([acc[0], acc[1], acc[2], acc[3]]);
+        place.at(4).store_x4([acc[4], acc[5], acc[6], acc[7]]);
+        if part == 0 {
+            pairs.at((team * group + g) * 2).store_x2([state.m[g as usize], state.l[g as usize]]);
+        }
+    }
+    sync_threads();
+    for g in 0..group {
+        let mut largest = pairs.at(g * 2).load();
+        for t in unroll(1..n_teams) {
+            largest = max(largest, pairs.at((g + t * group) * 2).load());
+        }
+        let mut weights = Vec::new();
+        let mut sum = 0.0;
+        for t in unroll(0..n_teams) {
+            let pair = pairs.at((g + t * group) * 2).load_x2();
+            let weight = exp(pair[0] - largest);
+            sum = fma(pair[1], weight, sum);
+            weights.push(weight);
+        }
+        let head = row * group + g;
+        for turn in unroll(0..s.head_dim.div_ceil(32 * WARPS)) {
+            let e = thread_idx_x() + turn * 32 * WARPS;
+            if e < s.head_dim {
+                let mut o = 0.0;
+                for t in unroll(0..n_teams) {
+                    o = fma(outputs.at((g + t * group) * s.head_dim + e).load(), weights[t as usize], o);
+                }
+                to.partial.at(head * s.head_dim + e).store(o);
+            }
+        }
+        if thread_idx_x() == 0 {
+            to.stats.at(head * 2).store_x2([largest, sum]);
+        }
+    }
+}
+
+impl Operation for AttendSplit {
+    fn name(&self) -> &'static str {
+        "attend_split"
+    }
+
+    fn constants(&self) -> String {
+        format!("{:?}", self.0)
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        attend_split(self)
+    }
+
+    /// For one position; a launch moves this times the length of the cache.
+    fn cost(&self) -> Cost {
+        let s = &self.0;
+        let kv = u64::from(s.n_kv_heads * s.head_dim);
+        Cost { bytes: 4 * kv, macs: 2 * u64::from(s.n_heads * s.head_dim) }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let s = &self.0;
+        let scene = Scene::random(s, seed);
+        let stretch = s.stretch(scene.len);
+        let (mut partial, mut stats) = (Vec::new(), Vec::new());
+        for head in 0..s.n_heads {
+            for split in 0..scene.len.div_ceil(stretch) {
+                let x = scene.stretch(s, head, split * stretch..scene.len.min((split + 1) * stretch));
+                let row = ((head / s.group() * s.n_splits + split) * s.group() + head % s.group()) as usize;
+                stats.push((2 * row, x.m, x.score_bound));
+                stats.push((2 * row + 1, x.l, x.relative * x.l));
+                let outputs = x.o.iter().zip(&x.magnitude).enumerate();
+                partial
+                    .extend(outputs.map(|(e, (o, a))| (row * s.head_dim as usize + e, *o, x.relative * a)));
+            }
+        }
+        Trial::new(seed)
+            .input(scene.control())
+            .input(reference::bytes_f32(&scene.q))
+            .input(bytes_u16(&scene.k))
+            .input(bytes_u16(&scene.v))
+            .output(s.partial_bytes(), Expect::NearF32(partial))
+            .output(s.stats_bytes(), Expect::NearF32(stats))
+    }
+}
