@@ -5,12 +5,14 @@
 //! constant; a specialiser at load makes the same value in memory. The runtime resolves every [`Arg`] to an address
 //! once, at load; a step is then a walk over [`Table::launches`].
 //!
-//! This crate holds data and facts about block layouts only: no IO, no dependency, so that the runtime does not need
-//! codegen and codegen does not know the runtime.
+//! This crate holds data, facts about block layouts, and the one algorithm that both sides must agree on
+//! ([`sampling`]): no IO, no dependency, so that the runtime does not need codegen and codegen does not know the
+//! runtime.
 #![forbid(unsafe_code)]
 
 mod qtype;
 mod role;
+pub mod sampling;
 
 pub use qtype::QType;
 pub use role::Role;

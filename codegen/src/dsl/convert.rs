@@ -27,6 +27,10 @@ impl V<f32> {
     pub fn trunc_to_u32(self) -> V<u32> {
         cvt(&[Mod::Rzi], Ty::U32, Ty::F32, self.arg())
     }
+    /// Toward zero, 64 bits; saturates, negative gives 0, NaN gives 2^63.
+    pub fn trunc_to_u64(self) -> V<u64> {
+        cvt(&[Mod::Rzi], Ty::U64, Ty::F32, self.arg())
+    }
     /// To the nearest whole number as a float, ties to even.
     pub fn round(self) -> V<f32> {
         cvt(&[Mod::Rni], Ty::F32, Ty::F32, self.arg())

@@ -209,6 +209,11 @@ pub fn clz(a: V<u32>) -> V<u32> {
     op(Op::Clz, &[], Ty::B32, vec![a.arg()])
 }
 
+/// Number of leading zero bits of 64.
+pub fn clz_u64(a: V<u64>) -> V<u32> {
+    V::new(record::emit1(Form::new(Op::Clz, &[], Types::one(Ty::B64)), Ty::U32, vec![a.arg()]))
+}
+
 /// Bits in reverse.
 pub fn brev(a: V<u32>) -> V<u32> {
     op(Op::Brev, &[], Ty::B32, vec![a.arg()])
@@ -286,6 +291,12 @@ shuffles! {
 pub fn shuffle_xor_u64(a: V<u64>, b: u32) -> V<u64> {
     let [lo, hi] = unpack(a);
     pack([shuffle_xor(lo, b), shuffle_xor(hi, b)])
+}
+
+/// `a` of lane `lane - b`, 64 bits by two shuffles; before lane 0, own `a`.
+pub fn shuffle_up_u64(a: V<u64>, b: u32) -> V<u64> {
+    let [lo, hi] = unpack(a);
+    pack([shuffle_up(lo, b), shuffle_up(hi, b)])
 }
 
 fn vote(mode: Mod, p: V<bool>) -> V<bool> {

@@ -15,6 +15,7 @@ mod quantize;
 mod reference;
 pub mod repack;
 pub mod rope;
+pub mod sample;
 
 pub use judge::{Mismatch, judge};
 pub use operation::{Cost, Expect, Operation, Trial, TrialArg};
