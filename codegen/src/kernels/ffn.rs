@@ -27,6 +27,21 @@ impl GateUp {
     }
 }
 
+/// The activation of one element from its gate and its other factor.
+#[device]
+pub(super) fn activation(gate: V<f32>, up: V<f32>) -> V<f32> {
+    silu(gate) * up
+}
+
+/// The activation of two values known to absolute bounds, with its bound.
+pub(super) fn activation_reference((g, g_bound): (f64, f64), (u, u_bound): (f64, f64)) -> (f64, f64) {
+    let silu = g / (1.0 + (-g).exp());
+    // |silu'| ≤ 1.1; exp within 2 ulp, then an addition, a division and a product.
+    let bound =
+        1.1 * g_bound * (u.abs() + u_bound) + silu.abs() * u_bound + reference::gamma(8.0) * (silu * u).abs();
+    (silu * u, bound)
+}
+
 /// q, a = quantize(silu(Wg x) · (Wu x))
 /// shapes   Wg, Wu (hidden_dim, dim) packed · x (dim) int8 · quants (hidden_dim) i8 · meta (hidden_dim / 32)
 /// layout   as gemv; a warp computes 4 rows of both matrices, a CTA the 32 rows of one activation block
@@ -48,7 +63,7 @@ pub fn gate_up_swiglu(
     let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));
     let rows = shared::<f32>(32u32);
     if lane_id() % SUB_BLOCKS == 0 {
-        rows.at(warp_id() * TILE_ROWS + lane_id() / SUB_BLOCKS).store(silu(g) * u);
+        rows.at(warp_id() * TILE_ROWS + lane_id() / SUB_BLOCKS).store(activation(g, u));
     }
     sync_threads();
     if warp_id() == 0 {
@@ -83,16 +98,7 @@ impl Operation for GateUp {
         let x = quantize_row(&reference::random_activations(&mut rng, self.gate.cols));
         let (gate, up) = (self.gate.random(&mut rng), self.up.random(&mut rng));
         let rows = reference::gemv(&self.gate, &gate, &x).into_iter().zip(reference::gemv(&self.up, &up, &x));
-        let values: Vec<(f64, f64)> = rows
-            .map(|((g, g_bound), (u, u_bound))| {
-                let silu = g / (1.0 + (-g).exp());
-                // |silu'| ≤ 1.1; exp within 2 ulp, then an addition, a division and a product.
-                let bound = 1.1 * g_bound * (u.abs() + u_bound)
-                    + silu.abs() * u_bound
-                    + reference::gamma(8.0) * (silu * u).abs();
-                (silu * u, bound)
-            })
-            .collect();
+        let values: Vec<(f64, f64)> = rows.map(|(g, u)| activation_reference(g, u)).collect();
         let (quants, meta) = quantize::expect(&values);
         Trial::new(seed)
             .input(self.gate.pack(&gate))

@@ -109,6 +109,12 @@ impl Case<'_> {
         }
     }
 
+    /// Bytes from `start` on must be what they were.
+    fn unchanged_from(&self, start: usize) -> Result<(), Mismatch> {
+        let touched: Vec<bool> = (0..self.after.len()).map(|i| i < start).collect();
+        self.rest_unchanged(&touched)
+    }
+
     fn near_f32(&self, places: &[(usize, f64, f64)]) -> Result<(), Mismatch> {
         let mut touched = vec![false; self.after.len()];
         for (i, value, bound) in places {
@@ -153,7 +159,7 @@ impl Case<'_> {
                 }
             }
         }
-        Ok(())
+        self.unchanged_from(values.len())
     }
 
     fn meta(&self, values: &[(f64, f64)], quants: &[u8]) -> Result<(), Mismatch> {
@@ -176,7 +182,7 @@ impl Case<'_> {
                 ));
             }
         }
-        Ok(())
+        self.unchanged_from(values.len() / SUB_BLOCK as usize * 8)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod argmax;
 pub mod attention;
 pub mod embed;
 pub mod ffn;
+pub mod gemm;
 pub mod gemv;
 mod judge;
 pub mod norm;

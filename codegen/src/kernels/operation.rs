@@ -26,10 +26,10 @@ pub enum Expect {
     /// f32 values (place, value, bound) within a bound; all other bytes unchanged.
     NearF32(Vec<(usize, f64, f64)>),
     /// Quants of activation blocks: for each element the value and its bound. A quant may differ by one from the nearest
-    /// step where the bound reaches across the edge between two steps.
+    /// step where the bound reaches across the edge between two steps. Elements beyond those given stay unchanged.
     Quants(Vec<(f64, f64)>),
     /// Scales and sums of activation blocks of the same values: a scale within the bound of the block's largest value;
-    /// sums must be those of the quants, which are the argument before this one.
+    /// sums must be those of the quants, which are the argument before this one. Blocks beyond stay unchanged.
     Meta(Vec<(f64, f64)>),
 }
 

@@ -1,6 +1,6 @@
 //! Sub-blocks of the types with 32 weights a block: one block a lane.
 
-use super::lanes::{ActLane, Weights};
+use super::lanes::{ActLane, SubBlock};
 use crate::dsl::prelude::*;
 
 /// `c · Σ x`, where `factors` holds the signed byte `c` twice.
@@ -37,55 +37,45 @@ pub(super) fn dot_five_bits(quants: [V<u32>; 4], bits: V<u32>, x: ActLane) -> V<
 
 /// `acc + a·d·Σ q·x`.
 #[device]
-pub(super) fn accumulate_q8_0(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let low = w.quants.at(cells * 256).load_x4();
-    let high = w.quants.at(cells * 256 + 128).load_x4();
-    let d = w.d.at(cells * 32).load();
+pub(super) fn accumulate_q8_0(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let [low, high] = w.quants;
     let mut first = 0i32;
     let mut second = 0i32;
     for g in unroll(0..4) {
         first = dp4a_ss(low[g].as_i32(), x.low[g].as_i32(), first);
         second = dp4a_ss(high[g].as_i32(), x.high[g].as_i32(), second);
     }
-    fma(x.scale, d.to_f32() * (first + second).to_f32(), acc)
+    fma(x.scale, w.d.to_f32() * (first + second).to_f32(), acc)
 }
 
 /// `acc + a·d·Σ (q − 8)·x`; the −8 comes from the sums of the activations.
 #[device]
-pub(super) fn accumulate_q4_0(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let d = w.d.at(cells * 32).load();
-    let dot = dot_nibbles(quants, x, sum_times(x, 0xf8f8));
-    fma(x.scale, d.to_f32() * dot.to_f32(), acc)
+pub(super) fn accumulate_q4_0(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let dot = dot_nibbles(w.quants[0], x, sum_times(x, 0xf8f8));
+    fma(x.scale, w.d.to_f32() * dot.to_f32(), acc)
 }
 
 /// `acc + a·(d·Σ q·x + m·Σ x)`.
 #[device]
-pub(super) fn accumulate_q4_1(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let [d, m] = unpack_f16(w.scales.at(cells * 32).load());
-    let dot = dot_nibbles(quants, x, dev(0i32));
+pub(super) fn accumulate_q4_1(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let [d, m] = unpack_f16(w.scales[0]);
+    let dot = dot_nibbles(w.quants[0], x, dev(0i32));
     let value = fma(d.to_f32(), dot.to_f32(), m.to_f32() * sum_times(x, 0x0101).to_f32());
     fma(x.scale, value, acc)
 }
 
 /// `acc + a·d·Σ (q − 16)·x`; the −16 comes from the sums of the activations.
 #[device]
-pub(super) fn accumulate_q5_0(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let bits = w.high.at(cells * 32).load();
-    let d = w.d.at(cells * 32).load();
-    let dot = dot_five_bits(quants, bits, x) + sum_times(x, 0xf0f0);
-    fma(x.scale, d.to_f32() * dot.to_f32(), acc)
+pub(super) fn accumulate_q5_0(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let dot = dot_five_bits(w.quants[0], w.high[0], x) + sum_times(x, 0xf0f0);
+    fma(x.scale, w.d.to_f32() * dot.to_f32(), acc)
 }
 
 /// `acc + a·(d·Σ q·x + m·Σ x)` with quants of 5 bits.
 #[device]
-pub(super) fn accumulate_q5_1(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let bits = w.high.at(cells * 32).load();
-    let [d, m] = unpack_f16(w.scales.at(cells * 32).load());
-    let dot = dot_five_bits(quants, bits, x);
+pub(super) fn accumulate_q5_1(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let [d, m] = unpack_f16(w.scales[0]);
+    let dot = dot_five_bits(w.quants[0], w.high[0], x);
     let value = fma(d.to_f32(), dot.to_f32(), m.to_f32() * sum_times(x, 0x0101).to_f32());
     fma(x.scale, value, acc)
 }

@@ -1,15 +1,14 @@
 //! Sub-blocks of the types with 256 weights a block.
 
 use super::block32::dot_five_bits;
-use super::lanes::{ActLane, Weights};
+use super::lanes::{ActLane, SubBlock};
 use crate::dsl::prelude::*;
 use crate::layout::SUB_BLOCKS;
 
 /// `acc + a·(d·Σ sc·q·x − dmin·m·Σ x)` over one sub-block: 8 dp4a; high nibbles stay in place and count 16 times.
 #[device]
-pub(super) fn accumulate_q4k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let header = w.scales.at(cells * 16).load_x4();
+pub(super) fn accumulate_q4k(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let quants = w.quants[0];
     let mut low = 0i32;
     let mut high = 0i32;
     for g in unroll(0..4) {
@@ -17,18 +16,15 @@ pub(super) fn accumulate_q4k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) ->
         high = dp4a_us(quants[g] & 0xf0f0_f0f0, x.high[g].as_i32(), high);
     }
     let dot = low + (high >> 4);
-    let value = scaled(header, dot, x);
+    let value = scaled(w.scales, dot, x);
     fma(x.scale, value, acc)
 }
 
 /// `acc + a·(d·Σ sc·q·x − dmin·m·Σ x)` over one sub-block, with quants of 5 bits.
 #[device]
-pub(super) fn accumulate_q5k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let header = w.scales.at(cells * 16).load_x4();
-    let bits = w.high.at(cells * 32).load();
-    let dot = dot_five_bits(quants, bits, x);
-    let value = scaled(header, dot, x);
+pub(super) fn accumulate_q5k(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let dot = dot_five_bits(w.quants[0], w.high[0], x);
+    let value = scaled(w.scales, dot, x);
     fma(x.scale, value, acc)
 }
 
@@ -47,11 +43,8 @@ fn scaled(header: [V<u32>; 4], dot: V<i32>, x: ActLane) -> V<f32> {
 
 /// `acc + a·d·Σ sc·(q − 32)·x` over one sub-block; the −32 comes from the sums of the activations.
 #[device]
-pub(super) fn accumulate_q6k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) -> V<f32> {
-    let quants = w.quants.at(cells * 128).load_x4();
-    let bits = w.high.at(cells * 64).load_x2();
-    let pairs = w.scales.at(cells * 16).load();
-    let d = w.d.at(cells * 4).load();
+pub(super) fn accumulate_q6k(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    let (quants, bits) = (w.quants[0], w.high);
     // Bytes of the second operand: -32 for the half that is wanted, 0 for the other.
     let mut first = dp2a_lo_ss(x.sums.as_i32(), dev(0x00e0i32), dev(0i32));
     let mut second = dp2a_lo_ss(x.sums.as_i32(), dev(0xe000i32), dev(0i32));
@@ -63,7 +56,7 @@ pub(super) fn accumulate_q6k(w: Weights, cells: u32, x: ActLane, acc: V<f32>) ->
         first = dp4a_us(low, x.low[g].as_i32(), first);
         second = dp4a_us(high, x.high[g].as_i32(), second);
     }
-    let scales = (pairs >> (lane_id() % 2 * 16)).as_i32();
+    let scales = (w.scales[0] >> (lane_id() % 2 * 16)).as_i32();
     let scaled = first * bfe(scales, 0, 8) + second * bfe(scales, 8, 8);
-    fma(x.scale, d.to_f32() * scaled.to_f32(), acc)
+    fma(x.scale, w.d.to_f32() * scaled.to_f32(), acc)
 }

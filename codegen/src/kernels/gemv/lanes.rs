@@ -84,26 +84,128 @@ fn plain_weights_of_lane(m: &Matrix, w: In<u32>, at: Seat) -> Weights {
     Weights { step, quants, high: quants, scales: quants, d: quants.cast::<F16>() }
 }
 
-/// `acc` plus the lane's sub-block of the super-block that lies `cells` further on, in each matrix.
+/// What a lane loads of one sub-block of a quantized type; what a type lacks is zero.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct SubBlock {
+    /// The words of the lane's 16 bytes; Q8_0: those of both halves.
+    pub quants: [[V<u32>; 4]; 2],
+    /// High bits.
+    pub high: [V<u32>; 2],
+    /// The row's header, the pair of scales, or d and m.
+    pub scales: [V<u32>; 4],
+    /// The row's or the block's d where it has a plane of its own.
+    pub d: V<F16>,
+}
+
+/// Loads the lane's sub-block of the super-block that lies `cells` further on.
+#[device]
+pub(in crate::kernels) fn load_sub_block(qtype: QType, w: Weights, cells: u32) -> SubBlock {
+    SubBlock {
+        quants: load_quants(qtype, w.quants.offset(cells * words(w.step.quants))),
+        high: load_high(qtype, w.high.offset(cells * words(w.step.high))),
+        scales: load_scales(qtype, w.scales.offset(cells * words(w.step.scales))),
+        d: load_d(w.step.d, w.d.offset(cells * (w.step.d / 2) as u32)),
+    }
+}
+
+#[device]
+fn load_quants(qtype: QType, from: In<u32>) -> [[V<u32>; 4]; 2] {
+    match qtype {
+        QType::Q8_0 => {
+            let low = from.at(0).load_x4();
+            let high = from.at(128).load_x4();
+            [low, high]
+        }
+        _ => {
+            let quants = from.at(0).load_x4();
+            [quants, [dev(0); 4]]
+        }
+    }
+}
+
+#[device]
+fn load_d(bytes: u64, from: In<F16>) -> V<F16> {
+    match bytes {
+        0 => dev(F16(0)),
+        _ => {
+            let d = from.at(0).load();
+            d
+        }
+    }
+}
+
+#[device]
+fn load_high(qtype: QType, from: In<u32>) -> [V<u32>; 2] {
+    match qtype {
+        QType::Q6K => {
+            let bits = from.at(0).load_x2();
+            bits
+        }
+        QType::Q5K | QType::Q5_0 | QType::Q5_1 => {
+            let bits = from.at(0).load();
+            [bits, dev(0)]
+        }
+        _ => [dev(0); 2],
+    }
+}
+
+#[device]
+fn load_scales(qtype: QType, from: In<u32>) -> [V<u32>; 4] {
+    match qtype {
+        QType::Q4K | QType::Q5K => {
+            let header = from.at(0).load_x4();
+            header
+        }
+        QType::Q6K => {
+            let pairs = from.at(0).load();
+            [pairs, dev(0), dev(0), dev(0)]
+        }
+        QType::Q4_1 | QType::Q5_1 => [from.at(0).load(), dev(0), dev(0), dev(0)],
+        _ => [dev(0); 4],
+    }
+}
+
+/// `acc` plus the lane's sub-block of the super-block that lies `cells` further on, in each matrix and for each vector.
 #[device]
 fn accumulate<const N: usize>(
     m: [&Matrix; N],
     w: [Weights; N],
     cells: u32,
-    x: ActLane,
-    acc: [V<f32>; N],
-) -> [V<f32>; N] {
-    std::array::from_fn(|i| match m[i].qtype {
-        QType::Q4K => k_quants::accumulate_q4k(w[i], cells, x, acc[i]),
-        QType::Q5K => k_quants::accumulate_q5k(w[i], cells, x, acc[i]),
-        QType::Q6K => k_quants::accumulate_q6k(w[i], cells, x, acc[i]),
-        QType::Q8_0 => block32::accumulate_q8_0(w[i], cells, x, acc[i]),
-        QType::Q4_0 => block32::accumulate_q4_0(w[i], cells, x, acc[i]),
-        QType::Q4_1 => block32::accumulate_q4_1(w[i], cells, x, acc[i]),
-        QType::Q5_0 => block32::accumulate_q5_0(w[i], cells, x, acc[i]),
-        QType::Q5_1 => block32::accumulate_q5_1(w[i], cells, x, acc[i]),
-        QType::F16 | QType::Bf16 | QType::F32 => plain::accumulate(m[i].qtype, (w[i], cells), x, acc[i]),
+    x: &[ActLane],
+    acc: [Vec<V<f32>>; N],
+) -> [Vec<V<f32>>; N] {
+    std::array::from_fn(|i| {
+        let pairs = x.iter().zip(&acc[i]).map(|(x, acc)| (*x, *acc));
+        match m[i].qtype {
+            QType::F16 | QType::Bf16 | QType::F32 => {
+                let weights = plain::weights_of_block(m[i].qtype, w[i], cells);
+                pairs.map(|(x, acc)| plain::accumulate(&weights, x, acc)).collect()
+            }
+            qtype => {
+                let loaded = load_sub_block(qtype, w[i], cells);
+                pairs.map(|(x, acc)| accumulate_one(qtype, loaded, x, acc)).collect()
+            }
+        }
     })
+}
+
+/// `acc` plus a loaded sub-block times one vector. What depends on the weights alone is computed once for all vectors.
+#[device]
+fn accumulate_one(qtype: QType, w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+    match qtype {
+        QType::Q4K => k_quants::accumulate_q4k(w, x, acc),
+        QType::Q5K => k_quants::accumulate_q5k(w, x, acc),
+        QType::Q6K => k_quants::accumulate_q6k(w, x, acc),
+        QType::Q8_0 => block32::accumulate_q8_0(w, x, acc),
+        QType::Q4_0 => block32::accumulate_q4_0(w, x, acc),
+        QType::Q4_1 => block32::accumulate_q4_1(w, x, acc),
+        QType::Q5_0 => block32::accumulate_q5_0(w, x, acc),
+        QType::Q5_1 => block32::accumulate_q5_1(w, x, acc),
+        QType::F16 | QType::Bf16 | QType::F32 => {
+            refuse(format!("{qtype} has no sub-blocks of quants"));
+            acc
+        }
+    }
 }
 
 /// Moves a lane's pointers on by `cells` super-blocks.
@@ -157,6 +259,24 @@ pub(in crate::kernels) fn dot_of_lane<const N: usize>(
     x: Act,
     at: Seat,
 ) -> [V<f32>; N] {
+    dot_of_columns(m, s, w, &[x], at).map(|sums| sums[0])
+}
+
+/// The activations of the lane's sub-block of each vector.
+#[device]
+fn load_acts(acts: &[Act], super_block: u32) -> Vec<ActLane> {
+    acts.iter().map(|x| load_act(*x, super_block)).collect()
+}
+
+/// As [`dot_of_lane`] for several vectors: the sums of each. The vectors share the loads of weights.
+#[device]
+pub(in crate::kernels) fn dot_of_columns<const N: usize>(
+    m: [&Matrix; N],
+    s: Split,
+    w: [In<u32>; N],
+    x: &[Act],
+    at: Seat,
+) -> [Vec<V<f32>>; N] {
     let sub = lane_id() % SUB_BLOCKS;
     let n_super_blocks = m[0].n_super_blocks();
     let cell = at.tile * n_super_blocks + at.part;
@@ -167,9 +287,12 @@ pub(in crate::kernels) fn dot_of_lane<const N: usize>(
             weights_of_lane(m[i], w[i], cell)
         }
     });
-    let mut acts =
-        Act { quants: x.quants.offset(at.part * 64 + sub * 8), meta: x.meta.offset(at.part * 16 + sub * 2) };
-    let mut acc = [dev(0.0f32); N];
+    let own = |x: &Act| Act {
+        quants: x.quants.offset(at.part * 64 + sub * 8),
+        meta: x.meta.offset(at.part * 16 + sub * 2),
+    };
+    let mut acts: Vec<Act> = x.iter().map(own).collect();
+    let mut acc: [Vec<V<f32>>; N] = std::array::from_fn(|_| vec![dev(0.0f32); x.len()]);
     let n_whole = m[0].cols / SUPER_BLOCK;
     let rounds = n_whole / s.k_split;
     let turns = if rounds > s.unroll { rounds / s.unroll } else { 0 };
@@ -177,25 +300,31 @@ pub(in crate::kernels) fn dot_of_lane<const N: usize>(
     if turns > 0 {
         for _turn in 0..turns {
             for i in unroll(0..s.unroll) {
-                acc = accumulate(m, weights, i * s.k_split, load_act(acts, i * s.k_split), acc);
+                acc = accumulate(m, weights, i * s.k_split, &load_acts(&acts, i * s.k_split), acc);
             }
             weights = weights.map(|w| advance_weights(w, s.unroll * s.k_split));
-            acts = advance_act(acts, s.unroll * s.k_split);
+            acts = acts.iter().map(|x| advance_act(*x, s.unroll * s.k_split)).collect();
         }
     }
     for i in unroll(0..rest) {
-        acc = accumulate(m, weights, i * s.k_split, load_act(acts, i * s.k_split), acc);
+        acc = accumulate(m, weights, i * s.k_split, &load_acts(&acts, i * s.k_split), acc);
     }
     let (odd, tail) = (n_whole % s.k_split, m[0].tail_sub_blocks());
     if tail > 0 {
         // The last super-block is cut short: lanes whose sub-block it lacks sit out.
         if at.part < odd || (at.part == odd && sub < tail) {
-            acc = accumulate(m, weights, rest * s.k_split, load_act(acts, rest * s.k_split), acc);
+            acc = accumulate(m, weights, rest * s.k_split, &load_acts(&acts, rest * s.k_split), acc.clone());
         }
     } else {
         if odd > 0 {
             if at.part < odd {
-                acc = accumulate(m, weights, rest * s.k_split, load_act(acts, rest * s.k_split), acc);
+                acc = accumulate(
+                    m,
+                    weights,
+                    rest * s.k_split,
+                    &load_acts(&acts, rest * s.k_split),
+                    acc.clone(),
+                );
             }
         }
     }

@@ -16,7 +16,7 @@ mod k_quants;
 mod lanes;
 mod plain;
 
-pub(super) use lanes::{Act, Seat, dot_of_lane};
+pub(super) use lanes::{Act, Seat, dot_of_columns, dot_of_lane};
 
 /// What becomes of a finished row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

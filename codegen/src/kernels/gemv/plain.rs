@@ -7,8 +7,7 @@ use ::plan::QType;
 
 /// `acc + a·Σ w·q`: the sum over the block by fma in the order of its elements, from +0; then the scale.
 #[device]
-pub(super) fn accumulate(qtype: QType, (w, cells): (Weights, u32), x: ActLane, acc: V<f32>) -> V<f32> {
-    let weights = weights_of_block(qtype, w, cells);
+pub(super) fn accumulate(weights: &[V<f32>], x: ActLane, acc: V<f32>) -> V<f32> {
     let mut sum = 0.0;
     for g in unroll(0..8usize) {
         let quants = signed_bytes(if g < 4 { x.low[g] } else { x.high[g - 4] });
@@ -21,7 +20,7 @@ pub(super) fn accumulate(qtype: QType, (w, cells): (Weights, u32), x: ActLane, a
 
 /// The lane's 32 weights, by 16-byte loads; exact.
 #[device]
-fn weights_of_block(qtype: QType, w: Weights, cells: u32) -> Vec<V<f32>> {
+pub(super) fn weights_of_block(qtype: QType, w: Weights, cells: u32) -> Vec<V<f32>> {
     let n_words = SUB_BLOCK * qtype.block_bytes() / 4;
     let mut weights = Vec::new();
     for load in unroll(0..n_words / 4) {

@@ -1,0 +1,186 @@
+//! Matrices times several rows of quantized activations: decoding a batch, and prefill.
+//!
+//! Weights are packed as for one row; activations are row-major: quants `[row][cols]` i8, meta `[row][cols / 32]` of 8
+//! bytes. Word 0 of `control` says how many of the `rows` rows are active: the others are neither read nor stored.
+//!
+//! Invariant: an active row's result has the bits of the one-row kernel with the same `Split` ([`super::gemv`],
+//! [`super::ffn`]): per part of K and sub-block index one chain over super-blocks, the tree over the eight
+//! indices, the parts in order.
+
+use super::gemv::{Epilogue, Split, act_bytes};
+use super::operation::{Cost, Operation, Trial, name_by_type};
+use crate::dsl::{BuildError, InOut, Kernel, V};
+use crate::layout::Matrix;
+
+mod columns;
+mod trial;
+
+/// One matrix with its epilogue, for several rows. Parameters: `control, w, quants, meta, y`, with y `[row][outputs]` f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gemm {
+    /// The weights.
+    pub matrix: Matrix,
+    /// What becomes of an output.
+    pub epilogue: Epilogue,
+    /// The layout of the one-row kernel that each row equals.
+    pub split: Split,
+    /// Rows of activations.
+    pub rows: u32,
+}
+
+/// Q, K and V for several rows. Parameters: `control, wq, wk, wv, quants, meta, qkv`, with qkv `[row][q_dim + 2 kv_dim]` f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GemmQkv {
+    /// Q, K, V.
+    pub matrices: [Matrix; 3],
+    /// The layout of the one-row kernel that each row equals.
+    pub split: Split,
+    /// Rows of activations.
+    pub rows: u32,
+}
+
+/// Gate and up for several rows. Parameters: `control, gate, up, x_quants, x_meta, quants, meta`, with quants
+/// `[row][hidden_dim]` i8 and meta `[row][hidden_dim / 32]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GemmGateUp {
+    /// The gate.
+    pub gate: Matrix,
+    /// The other factor.
+    pub up: Matrix,
+    /// Super-blocks in flight a lane, as in the one-row kernel; no result depends on it.
+    pub unroll: u32,
+    /// Rows of activations.
+    pub rows: u32,
+}
+
+/// The rows that a CTA computes: from `first` on, below `n_active`.
+#[derive(Clone, Copy)]
+struct Batch {
+    first: V<u32>,
+    n_active: V<u32>,
+}
+
+/// Where a CTA's outputs go: outputs of a row, elements from a row to the next, and the CTA's first tile of 4 outputs.
+#[derive(Clone, Copy)]
+struct Target {
+    y: InOut<f32>,
+    stride: u32,
+    first: V<u32>,
+}
+
+impl Gemm {
+    /// The product for up to `rows` rows whose bits are those of `Gemv { matrix, epilogue, split }`.
+    pub fn new(matrix: Matrix, epilogue: Epilogue, split: Split, rows: u32) -> Gemm {
+        Gemm { matrix, epilogue, split, rows }
+    }
+}
+
+impl GemmQkv {
+    /// The products for up to `rows` rows whose bits are those of `GemvQkv { matrices, split }`.
+    pub fn new(matrices: [Matrix; 3], split: Split, rows: u32) -> GemmQkv {
+        GemmQkv { matrices, split, rows }
+    }
+
+    /// Outputs of a row: q_dim + 2 kv_dim.
+    fn outputs(&self) -> u32 {
+        self.matrices.iter().map(|m| m.rows).sum()
+    }
+}
+
+impl GemmGateUp {
+    /// The activations for up to `rows` rows whose bits are those of `GateUp { gate, up, unroll }`.
+    pub fn new(gate: Matrix, up: Matrix, unroll: u32, rows: u32) -> GemmGateUp {
+        GemmGateUp { gate, up, unroll, rows }
+    }
+}
+
+/// Bytes of `n` f32 outputs for each of `rows` rows.
+fn output_bytes(n: u32, rows: u32) -> u64 {
+    u64::from(n) * u64::from(rows) * 4
+}
+
+impl Operation for Gemm {
+    fn name(&self) -> &'static str {
+        match self.epilogue {
+            Epilogue::Store => name_by_type!("gemm_", self.matrix.qtype),
+            Epilogue::Add => name_by_type!("gemm_", self.matrix.qtype, "_residual"),
+        }
+    }
+
+    fn constants(&self) -> String {
+        format!("{:?} {:?} {:?} {}", self.matrix, self.epilogue, self.split, self.rows)
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        columns::build(self)
+    }
+
+    fn cost(&self) -> Cost {
+        let m = &self.matrix;
+        let passes = if self.epilogue == Epilogue::Add { 2 } else { 1 };
+        let acts = u64::from(self.rows) * act_bytes(m.cols);
+        Cost {
+            bytes: m.planes().bytes + acts + passes * output_bytes(m.rows, self.rows),
+            macs: u64::from(self.rows) * u64::from(m.rows) * u64::from(m.cols),
+        }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        trial::gemm(self, seed)
+    }
+}
+
+impl Operation for GemmQkv {
+    fn name(&self) -> &'static str {
+        "gemm_qkv"
+    }
+
+    fn constants(&self) -> String {
+        format!("{:?} {:?} {}", self.matrices, self.split, self.rows)
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        columns::build_qkv(self)
+    }
+
+    fn cost(&self) -> Cost {
+        let cols = self.matrices[0].cols;
+        let weights: u64 = self.matrices.iter().map(|m| m.planes().bytes).sum();
+        let acts = u64::from(self.rows) * act_bytes(cols);
+        Cost {
+            bytes: weights + acts + output_bytes(self.outputs(), self.rows),
+            macs: u64::from(self.rows) * u64::from(self.outputs()) * u64::from(cols),
+        }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        trial::qkv(self, seed)
+    }
+}
+
+impl Operation for GemmGateUp {
+    fn name(&self) -> &'static str {
+        "gemm_gate_up_swiglu"
+    }
+
+    fn constants(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        columns::build_gate_up(self)
+    }
+
+    fn cost(&self) -> Cost {
+        let (hidden, cols) = (self.gate.rows, self.gate.cols);
+        let weights = self.gate.planes().bytes + self.up.planes().bytes;
+        Cost {
+            bytes: weights + u64::from(self.rows) * (act_bytes(cols) + act_bytes(hidden)),
+            macs: 2 * u64::from(self.rows) * u64::from(hidden) * u64::from(cols),
+        }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        trial::gate_up(self, seed)
+    }
+}
