@@ -75,11 +75,13 @@ pub fn emulate(kernel: &KernelDesc, trial: &Trial, threads: usize) -> Result<Arg
     let program = machine.load(&module)?;
     let mut addresses = Vec::with_capacity(trial.args.len());
     for arg in &trial.args {
-        let address = machine.alloc(arg.before.len() as u64)?;
-        machine.write(address, &arg.before)?;
-        addresses.push(address);
+        addresses.push(machine.alloc(arg.before.len() as u64)?);
     }
-    match machine.launch(&program, &*kernel.entry, kernel.grid, kernel.block, &addresses)? {
+    for (arg, address) in trial.args.iter().zip(&addresses) {
+        machine.write(*address, &arg.linked(&addresses))?;
+    }
+    let params = addresses.get(..trial.n_params()).unwrap_or_default();
+    match machine.launch(&program, &*kernel.entry, kernel.grid, kernel.block, params)? {
         Outcome::Done(_) => {}
         Outcome::Trap(trap) => return Err(TrialError::Trap(trap.to_string())),
     }
@@ -87,7 +89,7 @@ pub fn emulate(kernel: &KernelDesc, trial: &Trial, threads: usize) -> Result<Arg
     for (address, arg) in addresses.iter().zip(&trial.args) {
         let mut bytes = vec![0; arg.before.len()];
         machine.read(*address, &mut bytes)?;
-        after.push(bytes);
+        after.push(arg.unlinked(&bytes));
     }
     Ok(after)
 }
@@ -151,25 +153,27 @@ impl<'a> Device<'a> {
         }
         let mut buffers = Vec::with_capacity(trial.args.len());
         for arg in &trial.args {
-            let buffer = Buf::new(&self.queue, arg.before.len() as u64)?;
-            buffer.upload(0, &arg.before)?;
-            buffers.push(buffer);
+            buffers.push(Buf::new(&self.queue, arg.before.len() as u64)?);
         }
-        let args = buffers.iter().map(|buffer| buffer.addr().0).collect();
+        let addresses: Vec<u64> = buffers.iter().map(|buffer| buffer.addr().0).collect();
+        for (arg, buffer) in trial.args.iter().zip(&buffers) {
+            buffer.upload(0, &arg.linked(&addresses))?;
+        }
+        let args = addresses.into_iter().take(trial.n_params()).collect();
         self.kernels.launch(&[Call { kernel: index as u32, args }])?;
         self.queue.synchronize()?;
         let mut after = Vec::with_capacity(buffers.len());
         for (buffer, arg) in buffers.iter().zip(&trial.args) {
             let mut bytes = vec![0; arg.before.len()];
             buffer.download(0, &mut bytes)?;
-            after.push(bytes);
+            after.push(arg.unlinked(&bytes));
         }
         Ok(after)
     }
 }
 
 fn check_arity(kernel: &KernelDesc, trial: &Trial) -> Result<(), TrialError> {
-    let (found, wanted) = (trial.args.len(), kernel.params.len());
+    let (found, wanted) = (trial.n_params(), kernel.params.len());
     if found == wanted {
         return Ok(());
     }

@@ -2,64 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
-use emulator::{Checks, Config, Machine, Outcome};
+mod kernel_trial;
+
+use emulator::Outcome;
+use kernel_trial::{check, machine};
+use monomorph_codegen::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
+use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendSplit};
 use monomorph_codegen::kernels::embed::Embed;
 use monomorph_codegen::kernels::ffn::GateUp;
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
+use monomorph_codegen::kernels::norm::Norm;
 use monomorph_codegen::kernels::repack::Repack;
-use monomorph_codegen::kernels::{Operation, judge};
+use monomorph_codegen::kernels::rope::RopeAppend;
+use monomorph_codegen::kernels::{Operation, Rows};
 use monomorph_codegen::layout::{Matrix, quantize_row};
 use monomorph_codegen::rng::Rng;
 use monomorph_codegen::{Device, ModelSpec};
-use plan::QType;
-
-fn machine() -> Machine {
-    Machine::new(Config { threads: 0, checks: Checks::Full })
-}
-
-/// Runs one trial of an operation and says what is wrong with its results.
-fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<(), String> {
-    let kernel = operation.build().map_err(|e| e.to_string())?;
-    let target = ptx::Target { sm: 90, arch_specific: false };
-    let module = monomorph_codegen::lower::lower(&kernel, target, "k").map_err(|e| e.to_string())?;
-    let module = ptx::verify::verify(module).map_err(|e| e.to_string())?;
-    let text = ptx::print::print(&module);
-    // The text is what ships: run what its parser makes of it.
-    let module = ptx::verify::verify(ptx::parse::parse(&text).map_err(|e| e.to_string())?)
-        .map_err(|e| e.to_string())?;
-    let program = machine.load(&module).map_err(|e| e.to_string())?;
-    let trial = operation.trial(seed);
-    assert_eq!(trial.args.len(), kernel.params.len(), "{}", operation.name());
-    let mut addresses = Vec::new();
-    for arg in &trial.args {
-        let address = machine.alloc(arg.before.len() as u64).unwrap();
-        machine.write(address, &arg.before).unwrap();
-        addresses.push(address);
-    }
-    let outcome =
-        machine.launch(&program, "k", kernel.grid, kernel.block, &addresses).map_err(|e| e.to_string())?;
-    if let Outcome::Trap(trap) = outcome {
-        return Err(trap.to_string());
-    }
-    let mut after = Vec::new();
-    for (arg, address) in trial.args.iter().zip(&addresses) {
-        let mut bytes = vec![0; arg.before.len()];
-        machine.read(*address, &mut bytes).unwrap();
-        machine.free(*address).unwrap();
-        after.push(bytes);
-    }
-    let names: Vec<String> = kernel.params.iter().map(|p| p.name.clone()).collect();
-    judge(&trial, &names, &after).map_err(|e| e.to_string())
-}
-
-fn check(operation: &dyn Operation, seeds: std::ops::Range<u64>) {
-    let machine = machine();
-    for seed in seeds {
-        if let Err(what) = attempt(&machine, operation, seed) {
-            panic!("{} {}: {what}", operation.name(), operation.constants());
-        }
-    }
-}
+use plan::{QType, RopeKind};
 
 fn plan_of(name: &str) -> monomorph_codegen::plan::Plan {
     let path = format!("{}/../models/{name}.toml", env!("CARGO_MANIFEST_DIR"));
@@ -203,6 +162,28 @@ fn first_row_of(operation: &Gemv, whole: &Matrix) -> u32 {
 }
 
 #[test]
+fn kernels_of_several_rows_work_on_the_active_ones() {
+    for n in [2, 5] {
+        let rows = Rows { count: n, seq_stride: 6 };
+        check(&Norm { dim: 384, eps: 1e-5, rows: n }, 0..4);
+        for (kind, bias) in [(RopeKind::Norm, true), (RopeKind::Neox, false)] {
+            check(&RopeAppend { n_heads: 4, n_kv_heads: 2, head_dim: 64, kind, bias, rows }, 0..4);
+        }
+        for (head_dim, n_heads, n_kv_heads) in [(64, 4, 2), (128, 2, 1)] {
+            let attend = Attend { n_heads, n_kv_heads, head_dim, n_splits: 4, rows };
+            check(&AttendSplit(attend.clone()), 0..3);
+            check(&AttendMerge(attend), 0..3);
+        }
+        let argmax = Argmax { vocab_size: 3000, parts: 3, rows: n };
+        check(&ArgmaxPart(argmax.clone()), 0..8);
+        check(&ArgmaxFinal(argmax), 0..8);
+        for qtype in QType::ALL {
+            check(&Embed { matrix: Matrix { qtype, rows: 9, cols: 512 }, rows: n }, 0..4);
+        }
+    }
+}
+
+#[test]
 fn mixed_types_share_a_qkv_launch() {
     let m = |qtype, rows| Matrix { qtype, rows, cols: 512 };
     let split = Split { k_split: 2, tiles_per_cta: 4, unroll: 2 };
@@ -215,7 +196,7 @@ fn repack_and_lookup_agree_with_the_layout_at_odd_shapes() {
     for qtype in QType::ALL {
         for (rows, cols) in [(1, 256), (5, 512), (9, 1024)] {
             let matrix = Matrix { qtype, rows, cols };
-            check(&Embed { matrix }, 0..4);
+            check(&Embed { matrix, rows: 1 }, 0..4);
             if !qtype.is_plain() {
                 check(&Repack { matrix }, 0..2);
             }
@@ -228,7 +209,7 @@ fn repack_and_lookup_agree_with_the_layout_at_odd_shapes() {
                 check(&Repack { matrix }, 0..2);
             }
             if cols % 128 == 0 {
-                check(&Embed { matrix }, 0..4);
+                check(&Embed { matrix, rows: 3 }, 0..4);
             }
         }
     }

@@ -16,7 +16,7 @@ use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::norm::Norm;
 use monomorph_codegen::kernels::repack::Repack;
 use monomorph_codegen::kernels::rope::RopeAppend;
-use monomorph_codegen::kernels::{Operation, Trial, judge};
+use monomorph_codegen::kernels::{Operation, Rows, Trial, judge};
 use monomorph_codegen::layout::Matrix;
 use monomorph_codegen::rng::Rng;
 use plan::{QType, RopeKind};
@@ -129,13 +129,13 @@ fn passes(module: &Module, operation: &dyn Operation, trial: &Trial, names: &[St
     let machine = Machine::with_limits(Config { threads: 1, checks: Checks::Full }, limits);
     let kernel = operation.build().unwrap();
     let program = machine.load(&module).unwrap();
-    let mut addresses = Vec::new();
-    for arg in &trial.args {
-        let address = machine.alloc(arg.before.len() as u64).unwrap();
-        machine.write(address, &arg.before).unwrap();
-        addresses.push(address);
+    let addresses: Vec<u64> =
+        trial.args.iter().map(|arg| machine.alloc(arg.before.len() as u64).unwrap()).collect();
+    for (arg, address) in trial.args.iter().zip(&addresses) {
+        machine.write(*address, &arg.linked(&addresses)).unwrap();
     }
-    match machine.launch(&program, "k", kernel.grid, kernel.block, &addresses) {
+    let params = &addresses[..trial.n_params()];
+    match machine.launch(&program, "k", kernel.grid, kernel.block, params) {
         Ok(Outcome::Done(_)) => {}
         _ => return false,
     }
@@ -143,7 +143,7 @@ fn passes(module: &Module, operation: &dyn Operation, trial: &Trial, names: &[St
     for (arg, address) in trial.args.iter().zip(&addresses) {
         let mut bytes = vec![0; arg.before.len()];
         machine.read(*address, &mut bytes).unwrap();
-        after.push(bytes);
+        after.push(arg.unlinked(&bytes));
     }
     judge(trial, names, &after).is_ok()
 }
@@ -181,9 +181,10 @@ fn hunt(operation: &dyn Operation, seed: u64) -> (usize, Vec<String>) {
 fn operations() -> Vec<Box<dyn Operation>> {
     let m = |qtype, rows, cols| Matrix { qtype, rows, cols };
     let split = |k_split, tiles_per_cta| Split { k_split, tiles_per_cta, unroll: 2 };
-    let rope = |kind, bias| RopeAppend { n_heads: 6, n_kv_heads: 2, head_dim: 64, kind, bias };
-    let attend = Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 4 };
-    let argmax = Argmax { vocab_size: 1000, parts: 3 };
+    let rope =
+        |kind, bias| RopeAppend { n_heads: 6, n_kv_heads: 2, head_dim: 64, kind, bias, rows: Rows::ONE };
+    let attend = Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 4, rows: Rows::ONE };
+    let argmax = Argmax { vocab_size: 1000, parts: 3, rows: 2 };
     let qkv = [m(QType::Q4K, 13, 512), m(QType::Q6K, 6, 512), m(QType::Q4K, 7, 512)];
     vec![
         Box::new(Gemv { matrix: m(QType::Q4K, 13, 1280), epilogue: Epilogue::Add, split: split(2, 2) }),
@@ -195,20 +196,20 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(Gemv { matrix: m(QType::F16, 13, 640), epilogue: Epilogue::Add, split: split(2, 2) }),
         Box::new(GemvQkv { matrices: qkv, split: split(1, 2) }),
         Box::new(GateUp { gate: m(QType::Q4K, 64, 512), up: m(QType::Q4K, 64, 512), unroll: 2 }),
-        Box::new(Norm { dim: 512, eps: 1e-2 }),
+        Box::new(Norm { dim: 512, eps: 1e-2, rows: 1 }),
         Box::new(rope(RopeKind::Norm, false)),
         Box::new(rope(RopeKind::Neox, true)),
         Box::new(AttendSplit(attend.clone())),
         Box::new(AttendMerge(attend)),
         Box::new(ArgmaxPart(argmax)),
-        Box::new(ArgmaxFinal(Argmax { vocab_size: 40_000, parts: 300 })),
-        Box::new(Embed { matrix: m(QType::Q4K, 9, 512) }),
-        Box::new(Embed { matrix: m(QType::Q6K, 9, 512) }),
-        Box::new(Embed { matrix: m(QType::F32, 9, 256) }),
-        Box::new(Embed { matrix: m(QType::Q5K, 9, 512) }),
-        Box::new(Embed { matrix: m(QType::Q8_0, 9, 640) }),
-        Box::new(Embed { matrix: m(QType::Q5_1, 9, 640) }),
-        Box::new(Embed { matrix: m(QType::Bf16, 9, 384) }),
+        Box::new(ArgmaxFinal(Argmax { vocab_size: 40_000, parts: 300, rows: 1 })),
+        Box::new(Embed { matrix: m(QType::Q4K, 9, 512), rows: 3 }),
+        Box::new(Embed { matrix: m(QType::Q6K, 9, 512), rows: 1 }),
+        Box::new(Embed { matrix: m(QType::F32, 9, 256), rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Q5K, 9, 512), rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Q8_0, 9, 640), rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Q5_1, 9, 640), rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Bf16, 9, 384), rows: 1 }),
         Box::new(Repack { matrix: m(QType::Q4K, 5, 512) }),
         Box::new(Repack { matrix: m(QType::Q6K, 5, 512) }),
         Box::new(Repack { matrix: m(QType::Q5K, 9, 512) }),

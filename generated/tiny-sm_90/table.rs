@@ -8,20 +8,26 @@ use std::borrow::Cow;
 pub struct ArgmaxFinalArgs {
     /// Device pointer, read.
     pub best: plan::DevicePtr<u64>,
+    /// Device pointer, read and written.
+    pub control: plan::DevicePtr<u32>,
     /// Device pointer, written.
     pub chosen: plan::DevicePtr<u32>,
+    /// Device pointer, written.
+    pub history: plan::DevicePtr<u32>,
 }
 
 impl ArgmaxFinalArgs {
     /// The addresses in the order of the kernel's parameters.
-    pub const fn addresses(&self) -> [u64; 2] {
-        [self.best.address(), self.chosen.address()]
+    pub const fn addresses(&self) -> [u64; 4] {
+        [self.best.address(), self.control.address(), self.chosen.address(), self.history.address()]
     }
 }
 
 /// Arguments of `argmax_part`, in the order of its parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct ArgmaxPartArgs {
+    /// Device pointer, read.
+    pub control: plan::DevicePtr<u32>,
     /// Device pointer, read.
     pub logits: plan::DevicePtr<f32>,
     /// Device pointer, written.
@@ -30,8 +36,8 @@ pub struct ArgmaxPartArgs {
 
 impl ArgmaxPartArgs {
     /// The addresses in the order of the kernel's parameters.
-    pub const fn addresses(&self) -> [u64; 2] {
-        [self.logits.address(), self.best.address()]
+    pub const fn addresses(&self) -> [u64; 3] {
+        [self.control.address(), self.logits.address(), self.best.address()]
     }
 }
 
@@ -65,9 +71,7 @@ pub struct AttendSplitArgs {
     /// Device pointer, read.
     pub qkv: plan::DevicePtr<f32>,
     /// Device pointer, read.
-    pub k_cache: plan::DevicePtr<plan::F16>,
-    /// Device pointer, read.
-    pub v_cache: plan::DevicePtr<plan::F16>,
+    pub kv: plan::DevicePtr<u64>,
     /// Device pointer, written.
     pub partial: plan::DevicePtr<f32>,
     /// Device pointer, written.
@@ -76,8 +80,8 @@ pub struct AttendSplitArgs {
 
 impl AttendSplitArgs {
     /// The addresses in the order of the kernel's parameters.
-    pub const fn addresses(&self) -> [u64; 6] {
-        [self.control.address(), self.qkv.address(), self.k_cache.address(), self.v_cache.address(), self.partial.address(), self.stats.address()]
+    pub const fn addresses(&self) -> [u64; 5] {
+        [self.control.address(), self.qkv.address(), self.kv.address(), self.partial.address(), self.stats.address()]
     }
 }
 
@@ -211,6 +215,8 @@ impl GemvQkvArgs {
 #[derive(Clone, Copy, Debug)]
 pub struct NormQuantizeArgs {
     /// Device pointer, read.
+    pub control: plan::DevicePtr<u32>,
+    /// Device pointer, read.
     pub x: plan::DevicePtr<f32>,
     /// Device pointer, read.
     pub weight: plan::DevicePtr<f32>,
@@ -222,8 +228,8 @@ pub struct NormQuantizeArgs {
 
 impl NormQuantizeArgs {
     /// The addresses in the order of the kernel's parameters.
-    pub const fn addresses(&self) -> [u64; 4] {
-        [self.x.address(), self.weight.address(), self.quants.address(), self.meta.address()]
+    pub const fn addresses(&self) -> [u64; 5] {
+        [self.control.address(), self.x.address(), self.weight.address(), self.quants.address(), self.meta.address()]
     }
 }
 
@@ -268,16 +274,14 @@ pub struct RopeAppendArgs {
     pub table: plan::DevicePtr<f32>,
     /// Device pointer, read and written.
     pub qkv: plan::DevicePtr<f32>,
-    /// Device pointer, written.
-    pub k_cache: plan::DevicePtr<plan::F16>,
-    /// Device pointer, written.
-    pub v_cache: plan::DevicePtr<plan::F16>,
+    /// Device pointer, read.
+    pub kv: plan::DevicePtr<u64>,
 }
 
 impl RopeAppendArgs {
     /// The addresses in the order of the kernel's parameters.
-    pub const fn addresses(&self) -> [u64; 5] {
-        [self.control.address(), self.table.address(), self.qkv.address(), self.k_cache.address(), self.v_cache.address()]
+    pub const fn addresses(&self) -> [u64; 4] {
+        [self.control.address(), self.table.address(), self.qkv.address(), self.kv.address()]
     }
 }
 
@@ -286,7 +290,11 @@ const fn w(index: u32) -> plan::Arg {
 }
 
 const fn b(index: u32) -> plan::Arg {
-    plan::Arg::Buffer { index, offset: 0 }
+    at(index, 0)
+}
+
+const fn at(index: u32, offset: u64) -> plan::Arg {
+    plan::Arg::Buffer { index, offset }
 }
 
 /// Kernels, weights, buffers and launches of spec tiny on sm_90.
@@ -303,20 +311,20 @@ pub static TABLE: plan::Table = plan::Table {
         plan::KernelDesc { entry: Cow::Borrowed("repack_q4k_53e32933"), name: Cow::Borrowed("repack_q4k"), constants: Cow::Borrowed("Matrix { qtype: Q4K, rows: 1024, cols: 256 }"), ptx: Cow::Borrowed(include_str!("repack_q4k_53e32933.ptx")), grid: [32, 1, 1], block: [256, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("raw"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("packed"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 294912, macs: 0 },
         plan::KernelDesc { entry: Cow::Borrowed("repack_q6k_8a098a08"), name: Cow::Borrowed("repack_q6k"), constants: Cow::Borrowed("Matrix { qtype: Q6K, rows: 256, cols: 1024 }"), ptx: Cow::Borrowed(include_str!("repack_q6k_8a098a08.ptx")), grid: [32, 1, 1], block: [256, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("raw"), elem: Cow::Borrowed("u16"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("packed"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 430080, macs: 0 },
         plan::KernelDesc { entry: Cow::Borrowed("repack_q4k_c8617cf0"), name: Cow::Borrowed("repack_q4k"), constants: Cow::Borrowed("Matrix { qtype: Q4K, rows: 256, cols: 1024 }"), ptx: Cow::Borrowed(include_str!("repack_q4k_c8617cf0.ptx")), grid: [32, 1, 1], block: [256, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("raw"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("packed"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 294912, macs: 0 },
-        plan::KernelDesc { entry: Cow::Borrowed("embed_q6k_61aa9511"), name: Cow::Borrowed("embed_q6k"), constants: Cow::Borrowed("Matrix { qtype: Q6K, rows: 4096, cols: 256 }"), ptx: Cow::Borrowed(include_str!("embed_q6k_61aa9511.ptx")), grid: [2, 1, 1], block: [128, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("x"), elem: Cow::Borrowed("f32"), access: plan::Access::Write }]), bytes: 1238, macs: 256 },
-        plan::KernelDesc { entry: Cow::Borrowed("norm_quantize_baa775e4"), name: Cow::Borrowed("norm_quantize"), constants: Cow::Borrowed("Norm { dim: 256, eps: 1e-5 }"), ptx: Cow::Borrowed(include_str!("norm_quantize_baa775e4.ptx")), grid: [1, 1, 1], block: [64, 1, 1], shared_bytes: 8, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("x"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("weight"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 2368, macs: 768 },
+        plan::KernelDesc { entry: Cow::Borrowed("embed_q6k_90461d7e"), name: Cow::Borrowed("embed_q6k"), constants: Cow::Borrowed("Embed { matrix: Matrix { qtype: Q6K, rows: 4096, cols: 256 }, rows: 1 }"), ptx: Cow::Borrowed(include_str!("embed_q6k_90461d7e.ptx")), grid: [2, 1, 1], block: [128, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("x"), elem: Cow::Borrowed("f32"), access: plan::Access::Write }]), bytes: 1238, macs: 256 },
+        plan::KernelDesc { entry: Cow::Borrowed("norm_quantize_701d65e5"), name: Cow::Borrowed("norm_quantize"), constants: Cow::Borrowed("Norm { dim: 256, eps: 1e-5, rows: 1 }"), ptx: Cow::Borrowed(include_str!("norm_quantize_701d65e5.ptx")), grid: [1, 1, 1], block: [64, 1, 1], shared_bytes: 8, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("x"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("weight"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 2368, macs: 768 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_qkv_577587e0"), name: Cow::Borrowed("gemv_qkv"), constants: Cow::Borrowed("[Matrix { qtype: Q4K, rows: 256, cols: 256 }, Matrix { qtype: Q4K, rows: 128, cols: 256 }, Matrix { qtype: Q6K, rows: 128, cols: 256 }] Split { k_split: 1, tiles_per_cta: 1, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_qkv_577587e0.ptx")), grid: [128, 1, 1], block: [32, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("wq"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("wk"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("wv"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 84544, macs: 131072 },
-        plan::KernelDesc { entry: Cow::Borrowed("rope_append_19be5042"), name: Cow::Borrowed("rope_append"), constants: Cow::Borrowed("RopeAppend { n_heads: 4, n_kv_heads: 2, head_dim: 64, kind: Norm, bias: false }"), ptx: Cow::Borrowed(include_str!("rope_append_19be5042.ptx")), grid: [2, 1, 1], block: [128, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("table"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }, plan::ParamDesc { name: Cow::Borrowed("k_cache"), elem: Cow::Borrowed("f16"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("v_cache"), elem: Cow::Borrowed("f16"), access: plan::Access::Write }]), bytes: 3840, macs: 1024 },
-        plan::KernelDesc { entry: Cow::Borrowed("attend_split_a2929afe"), name: Cow::Borrowed("attend_split"), constants: Cow::Borrowed("Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 64 }"), ptx: Cow::Borrowed(include_str!("attend_split_a2929afe.ptx")), grid: [64, 2, 1], block: [128, 1, 1], shared_bytes: 8448, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("k_cache"), elem: Cow::Borrowed("f16"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("v_cache"), elem: Cow::Borrowed("f16"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("partial"), elem: Cow::Borrowed("f32"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("stats"), elem: Cow::Borrowed("f32"), access: plan::Access::Write }]), bytes: 512, macs: 512 },
-        plan::KernelDesc { entry: Cow::Borrowed("attend_merge_a2929afe"), name: Cow::Borrowed("attend_merge"), constants: Cow::Borrowed("Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 64 }"), ptx: Cow::Borrowed(include_str!("attend_merge_a2929afe.ptx")), grid: [4, 1, 1], block: [64, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("partial"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("stats"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u8"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 1344, macs: 256 },
+        plan::KernelDesc { entry: Cow::Borrowed("rope_append_eaee2d3a"), name: Cow::Borrowed("rope_append"), constants: Cow::Borrowed("RopeAppend { n_heads: 4, n_kv_heads: 2, head_dim: 64, kind: Norm, bias: false, rows: Rows { count: 1, seq_stride: 0 } }"), ptx: Cow::Borrowed(include_str!("rope_append_eaee2d3a.ptx")), grid: [2, 1, 1], block: [128, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("table"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }, plan::ParamDesc { name: Cow::Borrowed("kv"), elem: Cow::Borrowed("u64"), access: plan::Access::Read }]), bytes: 3840, macs: 1024 },
+        plan::KernelDesc { entry: Cow::Borrowed("attend_split_3b94fc45"), name: Cow::Borrowed("attend_split"), constants: Cow::Borrowed("Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 64, rows: Rows { count: 1, seq_stride: 0 } }"), ptx: Cow::Borrowed(include_str!("attend_split_3b94fc45.ptx")), grid: [64, 2, 1], block: [128, 1, 1], shared_bytes: 8448, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("kv"), elem: Cow::Borrowed("u64"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("partial"), elem: Cow::Borrowed("f32"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("stats"), elem: Cow::Borrowed("f32"), access: plan::Access::Write }]), bytes: 512, macs: 512 },
+        plan::KernelDesc { entry: Cow::Borrowed("attend_merge_3b94fc45"), name: Cow::Borrowed("attend_merge"), constants: Cow::Borrowed("Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 64, rows: Rows { count: 1, seq_stride: 0 } }"), ptx: Cow::Borrowed(include_str!("attend_merge_3b94fc45.ptx")), grid: [4, 1, 1], block: [64, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("partial"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("stats"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u8"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 1344, macs: 256 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_q4k_residual_14a991c5"), name: Cow::Borrowed("gemv_q4k_residual"), constants: Cow::Borrowed("Matrix { qtype: Q4K, rows: 256, cols: 256 } Add Split { k_split: 1, tiles_per_cta: 1, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_q4k_residual_14a991c5.ptx")), grid: [64, 1, 1], block: [32, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("y"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 39232, macs: 65536 },
         plan::KernelDesc { entry: Cow::Borrowed("gate_up_swiglu_1948f840"), name: Cow::Borrowed("gate_up_swiglu"), constants: Cow::Borrowed("GateUp { gate: Matrix { qtype: Q4K, rows: 1024, cols: 256 }, up: Matrix { qtype: Q4K, rows: 1024, cols: 256 }, unroll: 2 }"), ptx: Cow::Borrowed(include_str!("gate_up_swiglu_1948f840.ptx")), grid: [32, 1, 1], block: [256, 1, 1], shared_bytes: 128, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("gate"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("up"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("x_quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("x_meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u8"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 296512, macs: 524288 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_q6k_residual_7ea4bb88"), name: Cow::Borrowed("gemv_q6k_residual"), constants: Cow::Borrowed("Matrix { qtype: Q6K, rows: 256, cols: 1024 } Add Split { k_split: 2, tiles_per_cta: 1, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_q6k_residual_7ea4bb88.ptx")), grid: [64, 1, 1], block: [64, 1, 1], shared_bytes: 32, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("y"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 218368, macs: 262144 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_qkv_6e55fa25"), name: Cow::Borrowed("gemv_qkv"), constants: Cow::Borrowed("[Matrix { qtype: Q4K, rows: 256, cols: 256 }, Matrix { qtype: Q4K, rows: 128, cols: 256 }, Matrix { qtype: Q4K, rows: 128, cols: 256 }] Split { k_split: 1, tiles_per_cta: 1, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_qkv_6e55fa25.ptx")), grid: [128, 1, 1], block: [32, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("wq"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("wk"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("wv"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 76096, macs: 131072 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_q4k_residual_3c277ec0"), name: Cow::Borrowed("gemv_q4k_residual"), constants: Cow::Borrowed("Matrix { qtype: Q4K, rows: 256, cols: 1024 } Add Split { k_split: 2, tiles_per_cta: 1, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_q4k_residual_3c277ec0.ptx")), grid: [64, 1, 1], block: [64, 1, 1], shared_bytes: 32, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("y"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 150784, macs: 262144 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_q6k_e9625ff6"), name: Cow::Borrowed("gemv_q6k"), constants: Cow::Borrowed("Matrix { qtype: Q6K, rows: 4096, cols: 256 } Store Split { k_split: 1, tiles_per_cta: 4, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_q6k_e9625ff6.ptx")), grid: [256, 1, 1], block: [128, 1, 1], shared_bytes: 0, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("y"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 876864, macs: 1048576 },
-        plan::KernelDesc { entry: Cow::Borrowed("argmax_part_4726416d"), name: Cow::Borrowed("argmax_part"), constants: Cow::Borrowed("Argmax { vocab_size: 4096, parts: 4 }"), ptx: Cow::Borrowed(include_str!("argmax_part_4726416d.ptx")), grid: [4, 1, 1], block: [256, 1, 1], shared_bytes: 64, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("logits"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("best"), elem: Cow::Borrowed("u64"), access: plan::Access::Write }]), bytes: 16416, macs: 4096 },
-        plan::KernelDesc { entry: Cow::Borrowed("argmax_final_4726416d"), name: Cow::Borrowed("argmax_final"), constants: Cow::Borrowed("Argmax { vocab_size: 4096, parts: 4 }"), ptx: Cow::Borrowed(include_str!("argmax_final_4726416d.ptx")), grid: [1, 1, 1], block: [256, 1, 1], shared_bytes: 64, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("best"), elem: Cow::Borrowed("u64"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("chosen"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 36, macs: 4 },
+        plan::KernelDesc { entry: Cow::Borrowed("argmax_part_784196b6"), name: Cow::Borrowed("argmax_part"), constants: Cow::Borrowed("Argmax { vocab_size: 4096, parts: 4, rows: 1 }"), ptx: Cow::Borrowed(include_str!("argmax_part_784196b6.ptx")), grid: [4, 1, 1], block: [256, 1, 1], shared_bytes: 64, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("logits"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("best"), elem: Cow::Borrowed("u64"), access: plan::Access::Write }]), bytes: 16416, macs: 4096 },
+        plan::KernelDesc { entry: Cow::Borrowed("argmax_final_784196b6"), name: Cow::Borrowed("argmax_final"), constants: Cow::Borrowed("Argmax { vocab_size: 4096, parts: 4, rows: 1 }"), ptx: Cow::Borrowed(include_str!("argmax_final_784196b6.ptx")), grid: [1, 1, 1], block: [256, 1, 1], shared_bytes: 64, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("best"), elem: Cow::Borrowed("u64"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::ReadWrite }, plan::ParamDesc { name: Cow::Borrowed("chosen"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("history"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 52, macs: 4 },
     ]),
     weights: Cow::Borrowed(&[
         plan::WeightDesc { role: plan::Role::TokenEmbd, layer: None, qtype: plan::QType::Q6K, rows: 4096, cols: 256, packed_bytes: 860160, repack: Some(0) },
@@ -394,9 +402,7 @@ pub static TABLE: plan::Table = plan::Table {
         plan::WeightDesc { role: plan::Role::FfnDown, layer: Some(6), qtype: plan::QType::Q6K, rows: 256, cols: 1024, packed_bytes: 215040, repack: Some(5) },
         plan::WeightDesc { role: plan::Role::FfnDown, layer: Some(7), qtype: plan::QType::Q6K, rows: 256, cols: 1024, packed_bytes: 215040, repack: Some(5) },
     ]),
-    buffers: Cow::Borrowed(&[
-        plan::BufferDesc { slot: plan::Slot::Control, bytes: 8, bytes_per_pos: 0, place: plan::Place::Own },
-        plan::BufferDesc { slot: plan::Slot::RopeTable, bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
+    caches: Cow::Borrowed(&[
         plan::BufferDesc { slot: plan::Slot::KCache(0), bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
         plan::BufferDesc { slot: plan::Slot::VCache(0), bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
         plan::BufferDesc { slot: plan::Slot::KCache(1), bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
@@ -413,96 +419,108 @@ pub static TABLE: plan::Table = plan::Table {
         plan::BufferDesc { slot: plan::Slot::VCache(6), bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
         plan::BufferDesc { slot: plan::Slot::KCache(7), bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
         plan::BufferDesc { slot: plan::Slot::VCache(7), bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
-        plan::BufferDesc { slot: plan::Slot::Logits, bytes: 16384, bytes_per_pos: 0, place: plan::Place::Own },
-        plan::BufferDesc { slot: plan::Slot::Chosen, bytes: 4, bytes_per_pos: 0, place: plan::Place::Own },
-        plan::BufferDesc { slot: plan::Slot::Hidden, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 69632 } },
-        plan::BufferDesc { slot: plan::Slot::ActQuants, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 70656 } },
-        plan::BufferDesc { slot: plan::Slot::ActMeta, bytes: 64, bytes_per_pos: 0, place: plan::Place::Arena { offset: 70912 } },
-        plan::BufferDesc { slot: plan::Slot::Qkv, bytes: 2048, bytes_per_pos: 0, place: plan::Place::Arena { offset: 65536 } },
-        plan::BufferDesc { slot: plan::Slot::AttnPartial, bytes: 65536, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
-        plan::BufferDesc { slot: plan::Slot::AttnStats, bytes: 2048, bytes_per_pos: 0, place: plan::Place::Arena { offset: 67584 } },
-        plan::BufferDesc { slot: plan::Slot::FfnQuants, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
-        plan::BufferDesc { slot: plan::Slot::FfnMeta, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 1024 } },
-        plan::BufferDesc { slot: plan::Slot::ArgmaxPartial, bytes: 32, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
     ]),
-    arena_bytes: 71168,
-    launches: Cow::Borrowed(&[
-        plan::Launch { kernel: 7, layer: None, phase: plan::Phase::Body, args: Cow::Borrowed(&[w(0), b(0), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(2), b(21), b(22)]) },
-        plan::Launch { kernel: 9, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(10), w(18), w(26), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(2), b(3)]) },
-        plan::Launch { kernel: 11, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(2), b(3), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(34), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(42), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(50), w(58), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 15, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(66), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(3), b(21), b(22)]) },
-        plan::Launch { kernel: 16, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(11), w(19), w(27), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(4), b(5)]) },
-        plan::Launch { kernel: 11, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(4), b(5), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(35), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(43), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(51), w(59), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 17, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(67), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(4), b(21), b(22)]) },
-        plan::Launch { kernel: 16, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(12), w(20), w(28), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(6), b(7)]) },
-        plan::Launch { kernel: 11, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(6), b(7), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(36), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(44), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(52), w(60), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 17, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(68), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(5), b(21), b(22)]) },
-        plan::Launch { kernel: 9, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(13), w(21), w(29), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(8), b(9)]) },
-        plan::Launch { kernel: 11, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(8), b(9), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(37), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(45), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(53), w(61), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 15, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(69), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(6), b(21), b(22)]) },
-        plan::Launch { kernel: 16, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(14), w(22), w(30), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(10), b(11)]) },
-        plan::Launch { kernel: 11, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(10), b(11), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(38), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(46), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(54), w(62), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 17, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(70), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(7), b(21), b(22)]) },
-        plan::Launch { kernel: 16, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(15), w(23), w(31), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(12), b(13)]) },
-        plan::Launch { kernel: 11, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(12), b(13), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(39), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(47), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(55), w(63), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 17, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(71), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(8), b(21), b(22)]) },
-        plan::Launch { kernel: 9, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(16), w(24), w(32), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(14), b(15)]) },
-        plan::Launch { kernel: 11, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(14), b(15), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(40), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(48), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(56), w(64), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 15, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(72), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(9), b(21), b(22)]) },
-        plan::Launch { kernel: 9, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(17), w(25), w(33), b(21), b(22), b(23)]) },
-        plan::Launch { kernel: 10, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(1), b(23), b(16), b(17)]) },
-        plan::Launch { kernel: 11, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(23), b(16), b(17), b(24), b(25)]) },
-        plan::Launch { kernel: 12, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(24), b(25), b(21), b(22)]) },
-        plan::Launch { kernel: 13, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(41), b(21), b(22), b(20)]) },
-        plan::Launch { kernel: 8, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(20), w(49), b(21), b(22)]) },
-        plan::Launch { kernel: 14, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(57), w(65), b(21), b(22), b(26), b(27)]) },
-        plan::Launch { kernel: 15, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(73), b(26), b(27), b(20)]) },
-        plan::Launch { kernel: 8, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[b(20), w(1), b(21), b(22)]) },
-        plan::Launch { kernel: 18, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[w(0), b(21), b(22), b(18)]) },
-        plan::Launch { kernel: 19, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[b(18), b(28)]) },
-        plan::Launch { kernel: 20, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[b(28), b(19)]) },
+    steps: Cow::Borrowed(&[
+        plan::Step {
+            kind: plan::StepKind::Decode,
+            rows: 1,
+            arena_bytes: 71168,
+            buffers: Cow::Borrowed(&[
+                plan::BufferDesc { slot: plan::Slot::Control, bytes: 32, bytes_per_pos: 0, place: plan::Place::Own },
+                plan::BufferDesc { slot: plan::Slot::Kv, bytes: 128, bytes_per_pos: 0, place: plan::Place::Own },
+                plan::BufferDesc { slot: plan::Slot::History, bytes: 256, bytes_per_pos: 0, place: plan::Place::Own },
+                plan::BufferDesc { slot: plan::Slot::RopeTable, bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
+                plan::BufferDesc { slot: plan::Slot::Logits, bytes: 16384, bytes_per_pos: 0, place: plan::Place::Own },
+                plan::BufferDesc { slot: plan::Slot::Chosen, bytes: 4, bytes_per_pos: 0, place: plan::Place::Own },
+                plan::BufferDesc { slot: plan::Slot::Hidden, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 69632 } },
+                plan::BufferDesc { slot: plan::Slot::ActQuants, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 70656 } },
+                plan::BufferDesc { slot: plan::Slot::ActMeta, bytes: 64, bytes_per_pos: 0, place: plan::Place::Arena { offset: 70912 } },
+                plan::BufferDesc { slot: plan::Slot::Qkv, bytes: 2048, bytes_per_pos: 0, place: plan::Place::Arena { offset: 65536 } },
+                plan::BufferDesc { slot: plan::Slot::AttnPartial, bytes: 65536, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
+                plan::BufferDesc { slot: plan::Slot::AttnStats, bytes: 2048, bytes_per_pos: 0, place: plan::Place::Arena { offset: 67584 } },
+                plan::BufferDesc { slot: plan::Slot::FfnQuants, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
+                plan::BufferDesc { slot: plan::Slot::FfnMeta, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 1024 } },
+                plan::BufferDesc { slot: plan::Slot::ArgmaxPartial, bytes: 32, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
+            ]),
+            launches: Cow::Borrowed(&[
+                plan::Launch { kernel: 7, layer: None, phase: plan::Phase::Body, args: Cow::Borrowed(&[w(0), b(0), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(2), b(7), b(8)]) },
+                plan::Launch { kernel: 9, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(10), w(18), w(26), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), b(1)]) },
+                plan::Launch { kernel: 11, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), b(1), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(34), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(42), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(50), w(58), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 15, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(66), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(3), b(7), b(8)]) },
+                plan::Launch { kernel: 16, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(11), w(19), w(27), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), at(1, 16)]) },
+                plan::Launch { kernel: 11, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), at(1, 16), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(35), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(43), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(51), w(59), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 17, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(67), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(4), b(7), b(8)]) },
+                plan::Launch { kernel: 16, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(12), w(20), w(28), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), at(1, 32)]) },
+                plan::Launch { kernel: 11, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), at(1, 32), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(36), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(44), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(52), w(60), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 17, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(68), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(5), b(7), b(8)]) },
+                plan::Launch { kernel: 9, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(13), w(21), w(29), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), at(1, 48)]) },
+                plan::Launch { kernel: 11, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), at(1, 48), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(37), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(45), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(53), w(61), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 15, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(69), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(6), b(7), b(8)]) },
+                plan::Launch { kernel: 16, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(14), w(22), w(30), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), at(1, 64)]) },
+                plan::Launch { kernel: 11, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), at(1, 64), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(38), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(46), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(54), w(62), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 17, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(70), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(7), b(7), b(8)]) },
+                plan::Launch { kernel: 16, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(15), w(23), w(31), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), at(1, 80)]) },
+                plan::Launch { kernel: 11, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), at(1, 80), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(39), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(47), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(55), w(63), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 17, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(71), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(8), b(7), b(8)]) },
+                plan::Launch { kernel: 9, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(16), w(24), w(32), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), at(1, 96)]) },
+                plan::Launch { kernel: 11, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), at(1, 96), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(40), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(48), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(56), w(64), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 15, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(72), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(9), b(7), b(8)]) },
+                plan::Launch { kernel: 9, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(17), w(25), w(33), b(7), b(8), b(9)]) },
+                plan::Launch { kernel: 10, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(3), b(9), at(1, 112)]) },
+                plan::Launch { kernel: 11, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(9), at(1, 112), b(10), b(11)]) },
+                plan::Launch { kernel: 12, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(10), b(11), b(7), b(8)]) },
+                plan::Launch { kernel: 13, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(41), b(7), b(8), b(6)]) },
+                plan::Launch { kernel: 8, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(6), w(49), b(7), b(8)]) },
+                plan::Launch { kernel: 14, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(57), w(65), b(7), b(8), b(12), b(13)]) },
+                plan::Launch { kernel: 15, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(73), b(12), b(13), b(6)]) },
+                plan::Launch { kernel: 8, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[b(0), b(6), w(1), b(7), b(8)]) },
+                plan::Launch { kernel: 18, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[w(0), b(7), b(8), b(4)]) },
+                plan::Launch { kernel: 19, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[b(0), b(4), b(14)]) },
+                plan::Launch { kernel: 20, layer: None, phase: plan::Phase::Head, args: Cow::Borrowed(&[b(14), b(0), b(5), b(2)]) },
+            ]),
+        },
     ]),
 };

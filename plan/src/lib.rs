@@ -1,9 +1,9 @@
 //! What codegen hands to the runtime: the plan as data.
 //!
 //! Codegen turns a model spec into a [`Table`]: the kernels, the weights with their packed sizes, the buffers with
-//! their places in one arena, and the ordered launches over them. The generated `table.rs` is such a value as a
+//! their places in one arena, and the ordered launches over them, for each number of rows that a step may have. The generated `table.rs` is such a value as a
 //! constant; a specialiser at load makes the same value in memory. The runtime resolves every [`Arg`] to an address
-//! once, at load; a step is then a walk over [`Table::launches`].
+//! once, at load; a step is then a walk over [`Step::launches`].
 //!
 //! This crate holds data, facts about block layouts, and the one algorithm that both sides must agree on
 //! ([`sampling`]): no IO, no dependency, so that the runtime does not need codegen and codegen does not know the
@@ -165,36 +165,56 @@ impl WeightDesc {
 /// What a buffer holds, for readers, debuggers and the code that feeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Slot {
-    /// `[token, position]`, u32 each: what the host sets before a step.
+    /// u32 words: `[active rows, 0, 0, 0]`, then `[token, position, sequence, 0]` for each row. The host sets it before
+    /// a step; the launch that chooses tokens moves its rows on, so that further steps need no host.
     Control,
+    /// u64 `[sequence][layer][2]`: the addresses of a sequence's K and V caches.
+    Kv,
+    /// u32 `[row][HISTORY]`: the tokens of the last positions, at `position % HISTORY`. The launch that chooses a row's
+    /// next token writes it here.
+    History,
     /// `(cos, sin)` f32 pairs, `head_dim / 2` a position.
     RopeTable,
-    /// Residual stream, f32 `[dim]`.
+    /// Residual stream, f32 `[row][dim]`.
     Hidden,
-    /// Quantized activations of the next matrices, i8.
+    /// Quantized activations of the next matrices, i8 `[row][element]`.
     ActQuants,
-    /// A `(f32 scale, s16 sum of the first 16, s16 sum of the last 16)` for each 32 activations.
+    /// A `(f32 scale, s16 sum of the first 16, s16 sum of the last 16)` for each 32 activations, `[row][block]`.
     ActMeta,
-    /// Quantized FFN activations, i8 `[hidden_dim]`.
+    /// Quantized FFN activations, i8 `[row][hidden_dim]`.
     FfnQuants,
     /// Their scales and sums.
     FfnMeta,
-    /// Q, K and V before and after RoPE, f32 `[q_dim + 2 kv_dim]`.
+    /// Q, K and V before and after RoPE, f32 `[row][q_dim + 2 kv_dim]`.
     Qkv,
-    /// Keys of a layer, f16 `[position][n_kv_heads][head_dim]`.
+    /// Keys of a layer of one sequence, f16 `[position][n_kv_heads][head_dim]`.
     KCache(u32),
     /// Values of a layer, likewise.
     VCache(u32),
-    /// Partial attention outputs, f32 `[n_kv_heads][split][group][head_dim]`.
+    /// Partial attention outputs, f32 `[row][n_kv_heads][split][group][head_dim]`.
     AttnPartial,
     /// Their running maximum and sum, f32 pairs.
     AttnStats,
-    /// f32 `[vocab_size]`.
+    /// f32 `[row][vocab_size]`.
     Logits,
-    /// Best (value, index) of each part of the vocabulary, packed u64.
+    /// Best (value, index) of each part of the vocabulary, packed u64, `[row][part]`.
     ArgmaxPartial,
-    /// u32: the token with the greatest logit, lowest index on ties; `u32::MAX` when a logit is not finite.
+    /// u32 `[row]`: the token with the greatest logit, lowest index on ties; `u32::MAX` when a logit is not finite.
     Chosen,
+}
+
+/// Tokens that [`Slot::History`] keeps of a row.
+pub const HISTORY: u32 = 64;
+
+/// Words of [`Slot::Control`] before the first row.
+pub const CONTROL_HEADER: u32 = 4;
+
+/// Words of a row in [`Slot::Control`].
+pub const CONTROL_ROW: u32 = 4;
+
+/// Bytes of [`Slot::Control`] for a step of `rows` rows.
+pub const fn control_bytes(rows: u32) -> u64 {
+    4 * (CONTROL_HEADER as u64 + CONTROL_ROW as u64 * rows as u64)
 }
 
 /// Where a buffer lives.
@@ -227,9 +247,9 @@ pub struct BufferDesc {
 pub enum Arg {
     /// Index into [`Table::weights`].
     Weight(u32),
-    /// Index into [`Table::buffers`] and an offset in bytes.
+    /// Index into [`Step::buffers`] and an offset in bytes.
     Buffer {
-        /// Index into [`Table::buffers`].
+        /// Index into [`Step::buffers`].
         index: u32,
         /// Bytes from the buffer's start.
         offset: u64,
@@ -258,6 +278,38 @@ pub struct Launch {
     pub args: List<Arg>,
 }
 
+/// What a step is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepKind {
+    /// Rows of any sequences, each with its own position; the next tokens can be computed. Row for row the same bits,
+    /// whatever the number of rows.
+    Decode,
+    /// Many tokens of one sequence at consecutive positions; no head.
+    Prefill,
+}
+
+/// The launches that take up to `rows` tokens through the model, and the buffers that they work in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// What it is for.
+    pub kind: StepKind,
+    /// The most rows: one token of one sequence each.
+    pub rows: u32,
+    /// Buffers.
+    pub buffers: List<BufferDesc>,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// The launches, in order.
+    pub launches: List<Launch>,
+}
+
+impl Step {
+    /// Index of the buffer that holds `slot`.
+    pub fn buffer(&self, slot: Slot) -> Option<usize> {
+        self.buffers.iter().position(|b| b.slot == slot)
+    }
+}
+
 /// Everything the runtime needs to run one model on one kind of device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -273,18 +325,21 @@ pub struct Table {
     pub kernels: List<KernelDesc>,
     /// Tensors in the order in which they are loaded.
     pub weights: List<WeightDesc>,
-    /// Buffers.
-    pub buffers: List<BufferDesc>,
-    /// Bytes of the arena.
-    pub arena_bytes: u64,
-    /// A step, in order.
-    pub launches: List<Launch>,
+    /// Caches of one sequence: K and V of each layer, layer by layer.
+    pub caches: List<BufferDesc>,
+    /// The steps, by kind and rows; the first is [`StepKind::Decode`] with one row.
+    pub steps: List<Step>,
 }
 
 impl Table {
-    /// Index of the buffer that holds `slot`.
-    pub fn buffer(&self, slot: Slot) -> Option<usize> {
-        self.buffers.iter().position(|b| b.slot == slot)
+    /// The step of one row, which every table has first.
+    pub fn single(&self) -> Option<&Step> {
+        self.steps.first()
+    }
+
+    /// The first buffer of any step that holds `slot`: constants are the same in all of them.
+    pub fn find_buffer(&self, slot: Slot) -> Option<&BufferDesc> {
+        self.steps.iter().flat_map(|step| step.buffers.iter()).find(|b| b.slot == slot)
     }
 }
 

@@ -88,6 +88,30 @@ pub enum Error {
         /// Positions of the session.
         limit: u32,
     },
+    /// A session cannot go back to a position that it has not reached.
+    #[error("cannot go back to position {position}: the session has {found} tokens")]
+    Rewind {
+        /// Position asked for.
+        position: u32,
+        /// Tokens of the session.
+        found: u32,
+    },
+    /// More rows than any step of the table takes, or none.
+    #[error("a batch of {found} rows asked for, spec {spec} has steps of up to {limit}")]
+    BatchRows {
+        /// Spec of the table.
+        spec: String,
+        /// Rows asked for.
+        found: u32,
+        /// The most.
+        limit: u32,
+    },
+    /// A session of another model in a batch.
+    #[error("entry {index} of the batch is a session of another model")]
+    OtherModel {
+        /// Which entry.
+        index: usize,
+    },
     /// A token that is not in the vocabulary.
     #[error("token {token} is not in the vocabulary of {vocab_size}")]
     Token {

@@ -19,6 +19,7 @@ mod cancel;
 #[allow(unsafe_code, reason = "the driver is a C library; the only unsafe code of the workspace")]
 pub mod cuda;
 mod device;
+mod engine;
 mod error;
 pub mod gguf;
 mod memory;
@@ -41,6 +42,6 @@ pub use memory::MemoryPlan;
 pub use model::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Model};
 pub use queue::ErrorClass;
 pub use rope::RopeTable;
-pub use session::{FinishReason, GenerateOptions, Generation, Session, Timings};
+pub use session::{Batch, BatchRow, FinishReason, GenerateOptions, Generation, Session, Timings};
 pub use source::{BoundWeights, WeightSource};
 pub use text::{TextModel, TextStream};

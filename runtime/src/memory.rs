@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use plan::{BufferDesc, Place, Slot, Table};
+use plan::{BufferDesc, Place, Slot, Step, StepKind, Table};
 
 /// Devices hand out memory in pieces of this size.
 const GRANULE_BYTES: u64 = 512;
@@ -28,6 +28,8 @@ pub struct MemoryPlan {
     pub arena_bytes: u64,
     /// Other buffers of one session: control, logits.
     pub own_bytes: u64,
+    /// Buffers of the prefill step, which the sessions share.
+    pub prefill_bytes: u64,
 }
 
 impl MemoryPlan {
@@ -46,16 +48,23 @@ impl MemoryPlan {
             tables_bytes: 0,
             staging_bytes: staging_bytes(table),
             kv_bytes: 0,
-            arena_bytes: granules(table.arena_bytes),
+            arena_bytes: 0,
             own_bytes: 0,
+            prefill_bytes: 0,
         };
-        for buffer in table.buffers.iter().filter(|b| b.place == Place::Own) {
-            let part = match buffer.slot {
-                Slot::RopeTable => &mut plan.tables_bytes,
-                Slot::KCache(_) | Slot::VCache(_) => &mut plan.kv_bytes,
-                _ => &mut plan.own_bytes,
-            };
-            *part = part.saturating_add(granules(buffer_bytes(buffer, context)));
+        let bytes = |buffers: &[BufferDesc]| {
+            let of_each = buffers.iter().map(|b| granules(buffer_bytes(b, context)));
+            of_each.fold(0, u64::saturating_add)
+        };
+        plan.kv_bytes = bytes(&table.caches);
+        let constants = CONSTANT_SLOTS.iter().filter_map(|slot| table.find_buffer(*slot));
+        plan.tables_bytes = constants.map(|b| bytes(std::slice::from_ref(b))).fold(0, u64::saturating_add);
+        if let Some(single) = table.single() {
+            plan.arena_bytes = granules(single.arena_bytes);
+            plan.own_bytes = own_bytes(single, context);
+        }
+        for step in table.steps.iter().filter(|step| step.kind == StepKind::Prefill).take(1) {
+            plan.prefill_bytes = granules(step.arena_bytes).saturating_add(own_bytes(step, context));
         }
         plan
     }
@@ -71,7 +80,8 @@ impl MemoryPlan {
     pub fn peak_bytes(&self) -> u64 {
         let sessions = self.session_bytes().saturating_mul(u64::from(self.sessions));
         let constant = self.weights_bytes.saturating_add(self.tables_bytes);
-        constant.saturating_add(sessions.max(self.staging_bytes))
+        let running = sessions.saturating_add(self.prefill_bytes);
+        constant.saturating_add(running.max(self.staging_bytes))
     }
 }
 
@@ -79,8 +89,8 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} with {} × {} positions needs {} bytes: weights {}, tables {}, and {} × (KV {}, arena {}, other {}) or \
-             staging {}",
+            "{} with {} × {} positions needs {} bytes: weights {}, tables {}, and {} × (KV {}, arena {}, other {}) with \
+             prefill {} or staging {}",
             self.spec,
             self.sessions,
             self.context,
@@ -91,9 +101,19 @@ impl fmt::Display for MemoryPlan {
             self.kv_bytes,
             self.arena_bytes,
             self.own_bytes,
+            self.prefill_bytes,
             self.staging_bytes,
         )
     }
+}
+
+/// Slots whose buffers are the same for all engines, and read only.
+pub(crate) const CONSTANT_SLOTS: [Slot; 1] = [Slot::RopeTable];
+
+/// Buffers of a step that are neither in its arena nor shared.
+fn own_bytes(step: &Step, context: u32) -> u64 {
+    let own = step.buffers.iter().filter(|b| b.place == Place::Own && !CONSTANT_SLOTS.contains(&b.slot));
+    own.map(|b| granules(buffer_bytes(b, context))).fold(0, u64::saturating_add)
 }
 
 /// Bytes of `buffer` for `context` positions.

@@ -23,9 +23,10 @@ fn table() -> Table {
     let weights = table.weights.to_mut();
     weights[0].rows = 300;
     weights[0].packed_bytes = weights[0].raw_bytes();
-    let logits = table.buffers.to_mut().iter_mut().find(|b| b.slot == Slot::Logits).unwrap();
+    let logits =
+        table.steps.to_mut()[0].buffers.to_mut().iter_mut().find(|b| b.slot == Slot::Logits).unwrap();
     logits.bytes = 300 * 4;
-    table.arena_bytes = 256 + 300 * 4;
+    table.steps.to_mut()[0].arena_bytes = 256 + 300 * 4;
     table
 }
 

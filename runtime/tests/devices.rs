@@ -14,7 +14,7 @@ use monomorph_runtime::{
 };
 use plan::{
     Access, Arg, BufferDesc, Dims, KernelDesc, Launch, ParamDesc, Phase, Place, QType, Role, RopeKind, Slot,
-    Table, WeightDesc,
+    Step, StepKind, Table, WeightDesc,
 };
 
 /// Width of the stream and entries of the vocabulary: a thread for each.
@@ -41,7 +41,7 @@ const EMBED: &str = "
     ld.param.u64 %q_1, [table];
     ld.param.u64 %q_2, [hidden];
     mov.u32 %w_0, %tid.x;
-    ld.global.u32 %w_1, [%q_0];
+    ld.global.u32 %w_1, [%q_0+16];
     mad.lo.u32 %w_1, %w_1, 32, %w_0;
     mul.wide.u32 %q_3, %w_1, 4;
     add.s64 %q_1, %q_1, %q_3;
@@ -60,7 +60,7 @@ const HEAD: &str = "
     ld.param.u64 %q_4, [logits];
     mov.u32 %w_0, %tid.x;
     mul.wide.u32 %q_5, %w_0, 4;
-    ld.global.u32 %w_1, [%q_0+4];
+    ld.global.u32 %w_1, [%q_0+20];
     mul.wide.u32 %q_6, %w_1, 128;
     add.s64 %q_1, %q_1, %q_5;
     add.s64 %q_2, %q_2, %q_5;
@@ -183,19 +183,24 @@ fn table() -> Table {
             kernel("argmax", 1, &[("logits", Read), ("chosen", Write)], ARGMAX),
         ]),
         weights: Cow::Owned(vec![weight(Role::TokenEmbd, N, Some(0)), weight(Role::OutputNorm, 1, None)]),
-        buffers: Cow::Owned(vec![
-            buffer(Slot::Control, 8, 0, Place::Own),
-            buffer(Slot::RopeTable, 0, N as u64 * 4, Place::Own),
-            buffer(Slot::Hidden, N as u64 * 4, 0, Place::Arena { offset: 0 }),
-            buffer(Slot::Logits, N as u64 * 4, 0, Place::Arena { offset: 256 }),
-            buffer(Slot::Chosen, 4, 0, Place::Own),
-        ]),
-        arena_bytes: 512,
-        launches: Cow::Owned(vec![
-            launch(1, Phase::Body, &[arg(0), Arg::Weight(0), arg(2)]),
-            launch(2, Phase::Head, &[arg(0), arg(2), Arg::Weight(1), arg(1), arg(3)]),
-            launch(3, Phase::Head, &[arg(3), arg(4)]),
-        ]),
+        caches: Cow::Owned(vec![]),
+        steps: Cow::Owned(vec![Step {
+            kind: StepKind::Decode,
+            rows: 1,
+            buffers: Cow::Owned(vec![
+                buffer(Slot::Control, 32, 0, Place::Own),
+                buffer(Slot::RopeTable, 0, N as u64 * 4, Place::Own),
+                buffer(Slot::Hidden, N as u64 * 4, 0, Place::Arena { offset: 0 }),
+                buffer(Slot::Logits, N as u64 * 4, 0, Place::Arena { offset: 256 }),
+                buffer(Slot::Chosen, 4, 0, Place::Own),
+            ]),
+            arena_bytes: 512,
+            launches: Cow::Owned(vec![
+                launch(1, Phase::Body, &[arg(0), Arg::Weight(0), arg(2)]),
+                launch(2, Phase::Head, &[arg(0), arg(2), Arg::Weight(1), arg(1), arg(3)]),
+                launch(3, Phase::Head, &[arg(3), arg(4)]),
+            ]),
+        }]),
     }
 }
 

@@ -20,8 +20,9 @@ fn table() -> Table {
     let embedding = &mut table.weights.to_mut()[0];
     (embedding.rows, embedding.repack) = (257, None);
     embedding.packed_bytes = embedding.raw_bytes();
-    table.buffers.to_mut().iter_mut().find(|b| b.slot == Slot::Logits).unwrap().bytes = 257 * 4;
-    table.arena_bytes = 256 + 257 * 4;
+    table.steps.to_mut()[0].buffers.to_mut().iter_mut().find(|b| b.slot == Slot::Logits).unwrap().bytes =
+        257 * 4;
+    table.steps.to_mut()[0].arena_bytes = 256 + 257 * 4;
     table
 }
 

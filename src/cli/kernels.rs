@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use codegen::emit::folder;
 use monomorph::golden::{self, Golden};
-use monomorph::plan::Table;
+use monomorph::plan::{Step, Table};
 use monomorph::ptxas::Ptxas;
 use monomorph::specs;
 use serde::Serialize;
@@ -55,6 +55,8 @@ struct Row {
     macs: u64,
     /// Launches in a step.
     launches: usize,
+    /// Rows of the smallest step that has it; `null` when it only loads weights.
+    rows: Option<u32>,
     /// Time to move `bytes` at full bandwidth.
     floor_us: f64,
     /// Multiply-adds a byte.
@@ -90,6 +92,10 @@ fn report(golden: &Golden) -> Report {
     let table: &Table = &golden.plan.table;
     let rows = table.kernels.iter().enumerate().map(|(index, kernel)| {
         let lock = golden.lock.iter().find(|line| line.entry == kernel.entry);
+        let uses =
+            |step: &Step| step.launches.iter().filter(|launch| launch.kernel as usize == index).count();
+        let using = table.steps.iter().map(|step| (step.rows, uses(step))).filter(|(_, n)| *n > 0);
+        let using: Vec<(u32, usize)> = using.collect();
         Row {
             entry: kernel.entry.to_string(),
             constants: kernel.constants.to_string(),
@@ -100,7 +106,8 @@ fn report(golden: &Golden) -> Report {
             spill_bytes: lock.and_then(|line| line.spill_bytes),
             bytes: kernel.bytes,
             macs: kernel.macs,
-            launches: table.launches.iter().filter(|launch| launch.kernel as usize == index).count(),
+            rows: using.first().map(|(rows, _)| *rows),
+            launches: using.first().map_or(0, |(_, launches)| *launches),
             floor_us: floor_us(kernel.bytes),
             intensity: kernel.macs as f64 / kernel.bytes.max(1) as f64,
         }
@@ -110,9 +117,15 @@ fn report(golden: &Golden) -> Report {
         spec: table.spec.to_string(),
         sm: table.sm,
         hash: table.hash.to_string(),
-        step_floor_us: rows.iter().map(|row| row.floor_us * row.launches as f64).sum(),
+        step_floor_us: of_single(&rows),
         kernels: rows,
     }
+}
+
+/// The floor of a step of one row.
+fn of_single(rows: &[Row]) -> f64 {
+    let used = rows.iter().filter(|row| row.rows == Some(1));
+    used.map(|row| row.floor_us * row.launches as f64).sum()
 }
 
 fn floor_us(bytes: u64) -> f64 {
@@ -131,6 +144,7 @@ impl Report {
             "bytes",
             "macs",
             "macs/byte",
+            "rows",
             "a step",
             "floor µs",
         ];
@@ -149,6 +163,7 @@ impl Report {
                     row.bytes.to_string(),
                     row.macs.to_string(),
                     format!("{:.2}", row.intensity),
+                    number(row.rows),
                     row.launches.to_string(),
                     format!("{:.2}", row.floor_us),
                 ]
@@ -157,7 +172,7 @@ impl Report {
         let mut lines = vec![format!("spec {} on sm_{}, hash {}", self.spec, self.sm, self.hash)];
         lines.extend(table_text::columns(&header, &rows));
         lines.push(format!(
-            "a step cannot take less than {:.1} µs at {:.1} TB/s",
+            "a step of one row cannot take less than {:.1} µs at {:.1} TB/s",
             self.step_floor_us,
             BANDWIDTH / 1e12
         ));

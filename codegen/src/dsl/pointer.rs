@@ -307,6 +307,12 @@ pub fn param<P: Param>(name: &str) -> P {
     P::bind(name)
 }
 
+/// A pointer to global memory whose address was loaded: from a table of addresses that the host filled.
+pub fn at_address<T: Elem, K: Kind>(address: V<u64>) -> Ptr<T, K> {
+    debug_assert!(K::SPACE == Mod::Global, "shared memory has no address of 64 bits");
+    Ptr { address: Address { base: Base::Value(address.operand), offset: 0 }, kind: PhantomData }
+}
+
 /// Shared memory of `n` elements, aligned to 16 bytes. It takes the name of the variable it is bound to.
 pub fn shared<T: Elem>(n: impl Into<u64>) -> Shared<T> {
     let bytes = n.into().saturating_mul(u64::from(T::MEMORY.bytes()));

@@ -3,7 +3,7 @@
 
 use super::Heading;
 use crate::CodegenError;
-use ::plan::{Access, Arg, BufferDesc, Dims, KernelDesc, Launch, Place, Table, WeightDesc};
+use ::plan::{Access, Arg, BufferDesc, Dims, KernelDesc, Launch, Place, Step, Table, WeightDesc};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -14,6 +14,16 @@ struct ArgsStruct {
     name: String,
     kernel: String,
     fields: Vec<Field>,
+}
+
+/// A step with its rows as expressions.
+#[derive(Serialize)]
+struct StepRows {
+    kind: String,
+    rows: u32,
+    arena_bytes: u64,
+    buffers: Vec<String>,
+    launches: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -33,9 +43,8 @@ pub(super) fn table(table: &Table, heading: &Heading) -> Result<String, CodegenE
     context.insert("dims", &dims(&table.dims));
     context.insert("kernels", &table.kernels.iter().map(kernel).collect::<Vec<_>>());
     context.insert("weights", &table.weights.iter().map(weight).collect::<Vec<_>>());
-    context.insert("buffers", &table.buffers.iter().map(buffer).collect::<Vec<_>>());
-    context.insert("arena_bytes", &table.arena_bytes);
-    context.insert("launches", &table.launches.iter().map(launch).collect::<Vec<_>>());
+    context.insert("caches", &table.caches.iter().map(buffer).collect::<Vec<_>>());
+    context.insert("steps", &table.steps.iter().map(step).collect::<Vec<_>>());
     let text = tera::Tera::one_off(FRAME, &context, false);
     text.map_err(|e| CodegenError::Template { template: "table.rs.tera".into(), reason: e.to_string() })
 }
@@ -149,11 +158,21 @@ fn buffer(b: &BufferDesc) -> String {
     )
 }
 
+fn step(s: &Step) -> StepRows {
+    StepRows {
+        kind: format!("{:?}", s.kind),
+        rows: s.rows,
+        arena_bytes: s.arena_bytes,
+        buffers: s.buffers.iter().map(buffer).collect(),
+        launches: s.launches.iter().map(launch).collect(),
+    }
+}
+
 fn launch(l: &Launch) -> String {
     let arg = |a: &Arg| match a {
         Arg::Weight(i) => format!("w({i})"),
         Arg::Buffer { index, offset: 0 } => format!("b({index})"),
-        Arg::Buffer { index, offset } => format!("plan::Arg::Buffer {{ index: {index}, offset: {offset} }}"),
+        Arg::Buffer { index, offset } => format!("at({index}, {offset})"),
     };
     let args: Vec<String> = l.args.iter().map(arg).collect();
     format!(

@@ -6,8 +6,10 @@
 
 use super::operation::{Cost, Expect, Operation, Trial};
 use super::reference;
+use super::rows::{Control, feed_back, for_row};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::rng::Rng;
+use ::plan::HISTORY;
 
 /// Threads of a CTA.
 const THREADS: u32 = 256;
@@ -21,8 +23,10 @@ const NOT_FINITE: u32 = u32::MAX;
 pub struct Argmax {
     /// Logits.
     pub vocab_size: u32,
-    /// CTAs of the first launch.
+    /// CTAs of the first launch, for each row.
     pub parts: u32,
+    /// Rows of the step.
+    pub rows: u32,
 }
 
 /// The first launch: the best of each part.
@@ -35,8 +39,8 @@ pub struct ArgmaxFinal(pub Argmax);
 
 impl Argmax {
     /// A part for each 1024 logits, at most one a multiprocessor.
-    pub fn new(vocab_size: u32, n_sms: u32) -> Argmax {
-        Argmax { vocab_size, parts: vocab_size.div_ceil(1024).clamp(1, n_sms) }
+    pub fn new(vocab_size: u32, n_sms: u32, rows: u32) -> Argmax {
+        Argmax { vocab_size, parts: vocab_size.div_ceil(1024).clamp(1, n_sms), rows }
     }
 
     const fn per_part(&self) -> u32 {
@@ -52,6 +56,10 @@ impl Argmax {
     fn best_of_part(&self, logits: &[f32], part: u32) -> u64 {
         let range = part * self.per_part()..((part + 1) * self.per_part()).min(self.vocab_size);
         range.map(|i| Argmax::key(logits[i as usize], i)).max().unwrap_or(0)
+    }
+
+    fn best_of_row(&self, logits: &[f32]) -> Vec<u8> {
+        (0..self.parts).flat_map(|part| self.best_of_part(logits, part).to_le_bytes()).collect()
     }
 
     /// Mostly normal logits with ties for the first place; sometimes one that is not finite.
@@ -102,46 +110,60 @@ fn greatest(key: V<u64>) -> V<u64> {
     greatest_of_lanes(keys.at(lane_id() % (THREADS / 32)).load(), THREADS / 32)
 }
 
-/// best[part] = max over the part of (order of logit, −index)
-/// shapes   logits (vocab) f32 · best (parts) u64
+/// best[row, part] = max over the part of (order of logit, −index)
+/// shapes   control as in the plan · logits (row, vocab) f32 · best (row, parts) u64
 /// layout   threads stride through a contiguous part
-/// launch   grid parts, block 256, shared 64 bytes
+/// launch   grid (parts, rows), block 256, shared 64 bytes
 /// source   lowest index on ties: as argmax of NumPy
-#[kernel(grid = s.0.parts, block = THREADS)]
-pub fn argmax_part(s: &ArgmaxPart, logits: In<f32>, best: Out<u64>) {
+#[kernel(grid = (s.0.parts, s.0.rows), block = THREADS)]
+pub fn argmax_part(s: &ArgmaxPart, control: In<u32>, logits: In<f32>, best: Out<u64>) {
     let s = &s.0;
-    let start = cta_id() * s.per_part();
-    let end = min(start + s.per_part(), s.vocab_size);
-    let mut key = dev(0u64);
-    for turn in 0..s.per_part().div_ceil(THREADS) {
-        let i = start + turn * THREADS + thread_idx_x();
-        let logit = logits.at(min(i, s.vocab_size - 1)).load();
-        key = max(key, select(i < end, key_of(logit, i), dev(0u64)));
-    }
-    let key = greatest(key);
-    if thread_idx_x() == 0 {
-        best.at(cta_id()).store(key);
-    }
+    for_row(s.rows, block_idx_y(), control, |here| {
+        let logits = here.of(logits, s.vocab_size);
+        let start = block_idx_x() * s.per_part();
+        let end = min(start + s.per_part(), s.vocab_size);
+        let mut key = dev(0u64);
+        for turn in 0..s.per_part().div_ceil(THREADS) {
+            let i = start + turn * THREADS + thread_idx_x();
+            let logit = logits.at(min(i, s.vocab_size - 1)).load();
+            key = max(key, select(i < end, key_of(logit, i), dev(0u64)));
+        }
+        let key = greatest(key);
+        if thread_idx_x() == 0 {
+            here.of(best, s.parts).at(block_idx_x()).store(key);
+        }
+    });
 }
 
-/// chosen = index of max best[part], or u32::MAX when that logit is not finite
-/// shapes   best (parts) u64 · chosen (1) u32
+/// chosen[row] = index of max best[row, part], or u32::MAX when that logit is not finite; it is the row's next token
+/// shapes   best (row, parts) u64 · chosen (row) u32 · control, history as in the plan
 /// layout   threads stride through the parts
-/// launch   grid 1, block 256, shared 64 bytes
+/// launch   grid rows, block 256, shared 64 bytes
 /// source   lowest index on ties: as argmax of NumPy
-#[kernel(grid = 1, block = THREADS)]
-pub fn argmax_final(s: &ArgmaxFinal, best: In<u64>, chosen: Out<u32>) {
+#[kernel(grid = s.0.rows, block = THREADS)]
+pub fn argmax_final(
+    s: &ArgmaxFinal,
+    best: In<u64>,
+    control: InOut<u32>,
+    chosen: Out<u32>,
+    history: Out<u32>,
+) {
     let s = &s.0;
-    let mut key = dev(0u64);
-    for turn in unroll(0..s.parts.div_ceil(THREADS)) {
-        let i = thread_idx_x() + turn * THREADS;
-        key = max(key, best.at(min(i, s.parts - 1)).load());
-    }
-    let key = greatest(key);
-    if thread_idx_x() == 0 {
-        let [low, order] = unpack(key);
-        chosen.at(0).store(select(order >= ORDER_OF_INFINITY, NOT_FINITE, !low));
-    }
+    for_row(s.rows, block_idx_x(), control, |here| {
+        let best = here.of(best, s.parts);
+        let mut key = dev(0u64);
+        for turn in unroll(0..s.parts.div_ceil(THREADS)) {
+            let i = thread_idx_x() + turn * THREADS;
+            key = max(key, best.at(min(i, s.parts - 1)).load());
+        }
+        let key = greatest(key);
+        if thread_idx_x() == 0 {
+            let [low, order] = unpack(key);
+            let token = select(order >= ORDER_OF_INFINITY, NOT_FINITE, !low);
+            here.of(chosen, 1).at(0).store(token);
+            feed_back(here, token, control, history);
+        }
+    });
 }
 
 impl Operation for ArgmaxPart {
@@ -158,16 +180,22 @@ impl Operation for ArgmaxPart {
     }
 
     fn cost(&self) -> Cost {
-        let s = &self.0;
-        Cost { bytes: u64::from(s.vocab_size) * 4 + u64::from(s.parts) * 8, macs: u64::from(s.vocab_size) }
+        let (s, rows) = (&self.0, u64::from(self.0.rows));
+        let bytes = u64::from(s.vocab_size) * 4 + u64::from(s.parts) * 8;
+        Cost { bytes: rows * bytes, macs: rows * u64::from(s.vocab_size) }
     }
 
     fn trial(&self, seed: u64) -> Trial {
-        let logits = self.0.random_logits(seed);
-        let best =
-            (0..self.0.parts).flat_map(|part| self.0.best_of_part(&logits, part).to_le_bytes()).collect();
-        let bytes = u64::from(self.0.parts) * 8;
-        Trial::new(seed).input(reference::bytes_f32(&logits)).output(bytes, Expect::Exact(best))
+        let s = &self.0;
+        let control = Control::random(&mut Rng::new(seed), s.rows);
+        let rows: Vec<Vec<f32>> =
+            (0..control.active).map(|row| s.random_logits(seed + u64::from(row))).collect();
+        let best = rows.iter().flat_map(|row| s.best_of_row(row)).collect();
+        let bytes = u64::from(s.parts * s.rows) * 8;
+        Trial::new(seed)
+            .input(control.bytes())
+            .input(reference::bytes_f32(&rows.concat()))
+            .output(bytes, Expect::First(best))
     }
 }
 
@@ -185,18 +213,30 @@ impl Operation for ArgmaxFinal {
     }
 
     fn cost(&self) -> Cost {
-        Cost { bytes: u64::from(self.0.parts) * 8 + 4, macs: u64::from(self.0.parts) }
+        let rows = u64::from(self.0.rows);
+        Cost { bytes: rows * (u64::from(self.0.parts) * 8 + 20), macs: rows * u64::from(self.0.parts) }
     }
 
     fn trial(&self, seed: u64) -> Trial {
-        let logits = self.0.random_logits(seed);
-        let best: Vec<u8> =
-            (0..self.0.parts).flat_map(|part| self.0.best_of_part(&logits, part).to_le_bytes()).collect();
-        // Argmax by its definition, not through the keys.
-        let finite = logits.iter().all(|v| !v.is_nan() && *v != f32::INFINITY);
-        let first =
-            logits.iter().enumerate().fold(0, |first, (i, v)| if *v > logits[first] { i } else { first });
-        let chosen = if finite { first as u32 } else { NOT_FINITE };
-        Trial::new(seed).input(best).output(4, Expect::Exact(reference::bytes_u32(&[chosen])))
+        let s = &self.0;
+        let control = Control::random(&mut Rng::new(seed), s.rows);
+        let rows: Vec<Vec<f32>> =
+            (0..control.active).map(|row| s.random_logits(seed + u64::from(row))).collect();
+        let best: Vec<u8> = rows.iter().flat_map(|row| s.best_of_row(row)).collect();
+        let chosen: Vec<u32> = rows.iter().map(|row| greatest_logit(row)).collect();
+        let (after, history) = control.fed_back(&chosen);
+        let history_bytes = u64::from(s.rows * HISTORY) * 4;
+        Trial::new(seed)
+            .input(best)
+            .in_out(control.bytes(), Expect::Exact(after.bytes()))
+            .output(u64::from(s.rows) * 4, Expect::First(reference::bytes_u32(&chosen)))
+            .output(history_bytes, Expect::Exact(history))
     }
+}
+
+/// Argmax by its definition, not through the keys.
+fn greatest_logit(logits: &[f32]) -> u32 {
+    let finite = logits.iter().all(|v| !v.is_nan() && *v != f32::INFINITY);
+    let first = logits.iter().enumerate().fold(0, |first, (i, v)| if *v > logits[first] { i } else { first });
+    if finite { first as u32 } else { NOT_FINITE }
 }

@@ -46,6 +46,7 @@ pub fn judge(trial: &Trial, names: &[String], after: &[Vec<u8>]) -> Result<(), M
         match &arg.expect {
             Expect::Unchanged => case.exact(&arg.before)?,
             Expect::Exact(bytes) => case.exact(bytes)?,
+            Expect::First(bytes) => case.first(bytes)?,
             Expect::Near(values) => case.near_f32(&dense(values))?,
             Expect::NearF32(places) => case.near_f32(places)?,
             Expect::NearF16(places) => case.near_f16(places)?,
@@ -84,6 +85,11 @@ impl Case<'_> {
                 Err(self.fail(i, format!("{:#04x}", self.after[i]), format!("byte {:#04x}", bytes[i])))
             }
         }
+    }
+
+    fn first(&self, bytes: &[u8]) -> Result<(), Mismatch> {
+        let rest = self.before.get(bytes.len()..).unwrap_or(&[]);
+        self.exact(&[bytes, rest].concat())
     }
 
     fn value(&self, index: usize, found: f64, expected: f64, bound: f64) -> Result<(), Mismatch> {

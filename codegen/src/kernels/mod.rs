@@ -16,7 +16,9 @@ mod quantize;
 mod reference;
 pub mod repack;
 pub mod rope;
+mod rows;
 pub mod sample;
 
 pub use judge::{Mismatch, judge};
-pub use operation::{Cost, Expect, Operation, Trial, TrialArg};
+pub use operation::{Cost, Expect, Link, Operation, Trial, TrialArg};
+pub use rows::Rows;

@@ -2,6 +2,7 @@
 
 use super::gemv::act_bytes;
 use super::operation::{Cost, Operation, Trial};
+use super::rows::{Control, for_row};
 use super::{quantize, reference};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::rng::Rng;
@@ -13,6 +14,8 @@ pub struct Norm {
     pub dim: u32,
     /// Added to the mean square.
     pub eps: f32,
+    /// Rows of the step.
+    pub rows: u32,
 }
 
 impl Norm {
@@ -31,31 +34,42 @@ impl Norm {
 }
 
 /// q, a = quantize(x / √(Σ x² / dim + eps) · weight)
-/// shapes   x, weight (dim) f32 · quants (dim) i8 as words of 4 · meta (dim / 32) of (f32 scale, two s16 sums)
+/// shapes   control as in the plan · x (row, dim), weight (dim) f32 · quants (row, dim) i8 as words of 4 · meta (row, dim / 32) of (f32 scale, two s16 sums)
 /// layout   a thread owns 4 neighbours, 8 lanes a block of 32
-/// launch   grid 1, block dim / 4 up to 1024, shared 128 bytes
+/// launch   grid rows, block dim / 4 up to 1024, shared 128 bytes
 /// source   Zhang and Sennrich 2019; order of the sum: docs/numerics.md
-#[kernel(grid = 1, block = s.threads())]
-pub fn norm_quantize(s: &Norm, x: In<f32>, weight: In<f32>, quants: Out<u32>, meta: Out<u32>) {
-    let quad = thread_idx_x();
-    let mut values = Vec::new();
-    let mut squares = 0.0;
-    for turn in unroll(0..s.turns()) {
-        let v = x.at((quad + turn * s.threads()) * 4).load_x4();
-        for e in each(v) {
-            squares = fma(e, e, squares);
+#[kernel(grid = s.rows, block = s.threads())]
+pub fn norm_quantize(
+    s: &Norm,
+    control: In<u32>,
+    x: In<f32>,
+    weight: In<f32>,
+    quants: Out<u32>,
+    meta: Out<u32>,
+) {
+    for_row(s.rows, block_idx_x(), control, |here| {
+        let x = here.of(x, s.dim);
+        let quad = thread_idx_x();
+        let mut values = Vec::new();
+        let mut squares = 0.0;
+        for turn in unroll(0..s.turns()) {
+            let v = x.at((quad + turn * s.threads()) * 4).load_x4();
+            for e in each(v) {
+                squares = fma(e, e, squares);
+            }
+            values.push(v);
         }
-        values.push(v);
-    }
-    let total = block_sum(squares, shared::<f32>(s.threads() / 32), s.threads() / 32);
-    let scale = rcp(sqrt(total / (s.dim as f32) + s.eps));
-    for turn in unroll(0..s.turns() as usize) {
-        let place = quad + turn as u32 * s.threads();
-        let w = weight.at(place * 4).load_x4();
-        let v = values[turn];
-        let normed = [v[0] * scale * w[0], v[1] * scale * w[1], v[2] * scale * w[2], v[3] * scale * w[3]];
-        quantize::store_quad(normed, place, quants, meta);
-    }
+        let total = block_sum(squares, shared::<f32>(s.threads() / 32), s.threads() / 32);
+        let scale = rcp(sqrt(total / (s.dim as f32) + s.eps));
+        let (quants, meta) = (here.of(quants, s.dim / 4), here.of(meta, s.dim / 16));
+        for turn in unroll(0..s.turns() as usize) {
+            let place = quad + turn as u32 * s.threads();
+            let w = weight.at(place * 4).load_x4();
+            let v = values[turn];
+            let normed = [v[0] * scale * w[0], v[1] * scale * w[1], v[2] * scale * w[2], v[3] * scale * w[3]];
+            quantize::store_quad(normed, place, quants, meta);
+        }
+    });
 }
 
 impl Operation for Norm {
@@ -72,23 +86,36 @@ impl Operation for Norm {
     }
 
     fn cost(&self) -> Cost {
-        Cost { bytes: u64::from(self.dim) * 8 + act_bytes(self.dim), macs: 3 * u64::from(self.dim) }
+        let (rows, dim) = (u64::from(self.rows), u64::from(self.dim));
+        Cost { bytes: rows * (dim * 4 + act_bytes(self.dim)) + dim * 4, macs: 3 * rows * dim }
     }
 
     fn trial(&self, seed: u64) -> Trial {
         let mut rng = Rng::new(seed);
-        let x = reference::random_activations(&mut rng, self.dim);
+        let control = Control::random(&mut rng, self.rows);
+        let x = reference::random_activations(&mut rng, self.dim * control.active);
         let weight: Vec<f32> = (0..self.dim).map(|_| 1.0 + 0.1 * rng.normal()).collect();
+        let normed: Vec<(f64, f64)> =
+            x.chunks(self.dim as usize).flat_map(|row| self.expected(row, &weight)).collect();
+        let (quants, meta) = quantize::expect(&normed);
+        let elements = u64::from(self.rows * self.dim);
+        Trial::new(seed)
+            .input(control.bytes())
+            .input(reference::bytes_f32(&x))
+            .input(reference::bytes_f32(&weight))
+            .output(elements, quants)
+            .output(elements / 4, meta)
+    }
+}
+
+impl Norm {
+    /// One row in f64 with bounds.
+    fn expected(&self, x: &[f32], weight: &[f32]) -> Vec<(f64, f64)> {
         let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / f64::from(self.dim);
         let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
         // Roundings of a thread's chain, the tree, and the four operations after it.
         let relative = reference::gamma(f64::from(4 * self.turns()) + 16.0);
-        let normed = x.iter().zip(&weight).map(|(v, w)| f64::from(*v) * scale * f64::from(*w));
-        let (quants, meta) = quantize::expect(&normed.map(|v| (v, relative * v.abs())).collect::<Vec<_>>());
-        Trial::new(seed)
-            .input(reference::bytes_f32(&x))
-            .input(reference::bytes_f32(&weight))
-            .output(u64::from(self.dim), quants)
-            .output(u64::from(self.dim) / 4, meta)
+        let normed = x.iter().zip(weight).map(|(v, w)| f64::from(*v) * scale * f64::from(*w));
+        normed.map(|v| (v, relative * v.abs())).collect()
     }
 }

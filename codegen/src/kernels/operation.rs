@@ -1,5 +1,6 @@
 //! What every operation offers: its kernel, its cost, and trials that show whether it computes what it says.
 
+use super::rows::Rows;
 use crate::dsl::{BuildError, Kernel};
 use std::fmt::Debug;
 
@@ -19,6 +20,8 @@ pub enum Expect {
     Unchanged,
     /// These bytes exactly.
     Exact(Vec<u8>),
+    /// These bytes first; the rest as before the launch.
+    First(Vec<u8>),
     /// f32 values within a bound of each reference value.
     Near(Vec<(f64, f64)>),
     /// f16 values (place, value, bound) within a bound and one rounding to f16; all other bytes unchanged.
@@ -40,13 +43,48 @@ pub struct TrialArg {
     pub before: Vec<u8>,
     /// What must hold afterwards.
     pub expect: Expect,
+    /// Addresses of other arguments that it holds.
+    pub links: Vec<Link>,
+}
+
+/// An address that lies in an argument: eight bytes at `at`, zero in [`TrialArg::before`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where it lies, bytes.
+    pub at: usize,
+    /// Which argument begins there.
+    pub arg: usize,
+}
+
+impl TrialArg {
+    /// What to write before the launch, when argument `i` lies at `addresses[i]`.
+    pub fn linked(&self, addresses: &[u64]) -> Vec<u8> {
+        self.with_links(&self.before, |link| addresses.get(link.arg).copied().unwrap_or(0))
+    }
+
+    /// What the argument holds, without the addresses, which differ from device to device.
+    pub fn unlinked(&self, after: &[u8]) -> Vec<u8> {
+        self.with_links(after, |_| 0)
+    }
+
+    fn with_links(&self, bytes: &[u8], address: impl Fn(&Link) -> u64) -> Vec<u8> {
+        let mut out = bytes.to_vec();
+        for link in &self.links {
+            if let Some(place) = out.get_mut(link.at..link.at + 8) {
+                place.copy_from_slice(&address(link).to_le_bytes());
+            }
+        }
+        out
+    }
 }
 
 /// Arguments and expectations for one launch, in the order of the kernel's parameters.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    /// The arguments.
+    /// The arguments, then buffers that are reached only through links.
     pub args: Vec<TrialArg>,
+    /// How many of `args` are no parameters.
+    pub n_linked: usize,
     /// The seed that replays it.
     pub seed: u64,
 }
@@ -54,28 +92,54 @@ pub struct Trial {
 impl Trial {
     /// No arguments yet.
     pub fn new(seed: u64) -> Trial {
-        Trial { args: Vec::new(), seed }
+        Trial { args: Vec::new(), n_linked: 0, seed }
     }
 
     /// Adds an input.
     #[must_use]
     pub fn input(mut self, before: Vec<u8>) -> Trial {
-        self.args.push(TrialArg { before, expect: Expect::Unchanged });
+        self.args.push(TrialArg { before, expect: Expect::Unchanged, links: vec![] });
         self
     }
 
     /// Adds an output that starts as a poison pattern.
     #[must_use]
     pub fn output(mut self, bytes: u64, expect: Expect) -> Trial {
-        self.args.push(TrialArg { before: vec![0xcd; bytes as usize], expect });
+        self.args.push(TrialArg { before: vec![0xcd; bytes as usize], expect, links: vec![] });
         self
     }
 
     /// Adds an argument that is read and written.
     #[must_use]
     pub fn in_out(mut self, before: Vec<u8>, expect: Expect) -> Trial {
-        self.args.push(TrialArg { before, expect });
+        self.args.push(TrialArg { before, expect, links: vec![] });
         self
+    }
+
+    /// Adds the parameter `kv`: the addresses of K and V of `n` sequences, which are the arguments that follow after
+    /// `between` more parameters. They stand where the model's first layer has them.
+    #[must_use]
+    pub fn caches(self, rows: Rows, n: usize, between: usize) -> Trial {
+        let first = self.args.len() + 1 + between;
+        let stride = (rows.seq_stride as usize).max(2);
+        let links = (0..2 * n).map(|i| Link { at: 8 * (i / 2 * stride + i % 2), arg: first + i }).collect();
+        let mut trial = self;
+        let before = vec![0; 8 * stride * n];
+        trial.args.push(TrialArg { before, expect: Expect::Unchanged, links });
+        trial
+    }
+
+    /// Adds a buffer that is no parameter.
+    #[must_use]
+    pub fn linked(mut self, before: Vec<u8>, expect: Expect) -> Trial {
+        self.args.push(TrialArg { before, expect, links: vec![] });
+        self.n_linked += 1;
+        self
+    }
+
+    /// Parameters of the kernel.
+    pub fn n_params(&self) -> usize {
+        self.args.len() - self.n_linked
     }
 }
 

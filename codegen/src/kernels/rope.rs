@@ -2,6 +2,7 @@
 
 use super::operation::{Cost, Expect, Operation, Trial};
 use super::reference;
+use super::rows::{Control, Row, Rows, for_row};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::rng::Rng;
 use ::plan::RopeKind;
@@ -22,6 +23,8 @@ pub struct RopeAppend {
     pub kind: RopeKind,
     /// Whether biases are added first.
     pub bias: bool,
+    /// Rows of the step.
+    pub rows: Rows,
 }
 
 impl RopeAppend {
@@ -96,25 +99,23 @@ fn load_pair(x: InOut<f32>, bias: Option<In<f32>>, first: V<u32>, second: V<u32>
     }
 }
 
-/// The caches of a layer.
+/// What a launch works on besides Q, K and V.
 #[derive(Clone, Copy)]
-struct Caches {
-    k: Out<F16>,
-    v: Out<F16>,
+struct Rotation {
+    control: In<u32>,
+    /// `(cos, sin)` of each position.
+    table: In<f32>,
+    /// Cache addresses of the layer.
+    kv: In<u64>,
 }
 
 #[device]
-fn rotate_and_append(
-    s: &RopeAppend,
-    control: In<u32>,
-    table: In<f32>,
-    b: Option<Biases>,
-    qkv: InOut<f32>,
-    c: Caches,
-) {
-    let unit = cta_id() * THREADS + thread_idx_x();
-    let position = control.at(1).load();
-    let angles = table.offset(position * s.head_dim);
+fn rotate_and_append(s: &RopeAppend, r: Rotation, b: Option<Biases>, qkv: InOut<f32>, here: Row) {
+    let unit = block_idx_x() * THREADS + thread_idx_x();
+    let position = here.control(r.control).at(1).load();
+    let [k_cache, v_cache] = here.caches(s.rows, r.control, r.kv);
+    let angles = r.table.offset(position * s.head_dim);
+    let qkv = here.of(qkv, s.q_dim() + 2 * s.kv_dim());
     if unit < s.q_pairs() {
         let (first, second, i) = place_of(s, unit);
         let turned = rotate(load_pair(qkv, b.map(|b| b.q), first, second), angles.at(i * 2).load_x2());
@@ -125,14 +126,16 @@ fn rotate_and_append(
             let (first, second, i) = place_of(s, unit - s.q_pairs());
             let pair = load_pair(qkv.offset(s.q_dim()), b.map(|b| b.k), first, second);
             let turned = rotate(pair, angles.at(i * 2).load_x2());
-            let row = c.k.offset(position * s.kv_dim());
+            let cache: Out<F16> = at_address(k_cache);
+            let row = cache.offset(position * s.kv_dim());
             row.at(first).store(turned[0].to_f16());
             row.at(second).store(turned[1].to_f16());
         } else {
             if unit < s.pairs() {
                 let first = (unit - (s.q_pairs() + s.kv_pairs())) * 2;
                 let pair = load_pair(qkv.offset(s.q_dim() + s.kv_dim()), b.map(|b| b.v), first, first + 1);
-                let row = c.v.offset(position * s.kv_dim());
+                let cache: Out<F16> = at_address(v_cache);
+                let row = cache.offset(position * s.kv_dim());
                 row.at(first).store(pair[0].to_f16());
                 row.at(first + 1).store(pair[1].to_f16());
             }
@@ -141,20 +144,14 @@ fn rotate_and_append(
 }
 
 /// q = rope(q) / √head_dim; K[pos] = f16(rope(k)); V[pos] = f16(v)
-/// shapes   qkv (q_dim + 2 kv_dim) f32 · table (position, head_dim / 2) of (cos, sin) · K, V (position, kv_dim) f16
+/// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) f16
 /// layout   one thread a pair: Q, then K, then V; V's pairs are neighbours
-/// launch   grid pairs / 128, block 128, shared 0
+/// launch   grid (pairs / 128, rows), block 128, shared 0
 /// source   Su et al. 2021; NORM and NEOX pairs as in GGML
-#[kernel(grid = s.pairs().div_ceil(THREADS), block = THREADS)]
-pub fn rope_append(
-    s: &RopeAppend,
-    control: In<u32>,
-    table: In<f32>,
-    qkv: InOut<f32>,
-    k_cache: Out<F16>,
-    v_cache: Out<F16>,
-) {
-    rotate_and_append(s, control, table, None, qkv, Caches { k: k_cache, v: v_cache });
+#[kernel(grid = (s.pairs().div_ceil(THREADS), s.rows.count), block = THREADS)]
+pub fn rope_append(s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<f32>, kv: In<u64>) {
+    let rotation = Rotation { control, table, kv };
+    for_row(s.rows.count, block_idx_y(), control, |here| rotate_and_append(s, rotation, None, qkv, here));
 }
 
 /// q = rope(q + bq) / √head_dim; K[pos] = f16(rope(k + bk)); V[pos] = f16(v + bv)
@@ -162,7 +159,7 @@ pub fn rope_append(
 /// layout   as rope_append
 /// launch   as rope_append
 /// source   as rope_append; biases as in Qwen2
-#[kernel(grid = s.pairs().div_ceil(THREADS), block = THREADS)]
+#[kernel(grid = (s.pairs().div_ceil(THREADS), s.rows.count), block = THREADS)]
 pub fn rope_append_bias(
     s: &RopeAppend,
     control: In<u32>,
@@ -171,11 +168,11 @@ pub fn rope_append_bias(
     bk: In<f32>,
     bv: In<f32>,
     qkv: InOut<f32>,
-    k_cache: Out<F16>,
-    v_cache: Out<F16>,
+    kv: In<u64>,
 ) {
-    let biases = Biases { q: bq, k: bk, v: bv };
-    rotate_and_append(s, control, table, Some(biases), qkv, Caches { k: k_cache, v: v_cache });
+    let rotation = Rotation { control, table, kv };
+    let biases = Some(Biases { q: bq, k: bk, v: bv });
+    for_row(s.rows.count, block_idx_y(), control, |here| rotate_and_append(s, rotation, biases, qkv, here));
 }
 
 impl Operation for RopeAppend {
@@ -192,48 +189,50 @@ impl Operation for RopeAppend {
     }
 
     fn cost(&self) -> Cost {
+        let rows = u64::from(self.rows.count);
         let qkv = u64::from(self.q_dim() + 2 * self.kv_dim());
         let biases = if self.bias { qkv * 4 } else { 0 };
-        let bytes = qkv * 4 + biases + u64::from(self.head_dim) * 4 + u64::from(self.q_dim()) * 4;
-        Cost { bytes: bytes + u64::from(self.kv_dim()) * 4, macs: 2 * qkv }
+        let a_row = qkv * 4 + u64::from(self.head_dim) * 4 + u64::from(self.q_dim() + self.kv_dim()) * 4;
+        Cost { bytes: biases + rows * a_row, macs: 2 * rows * qkv }
     }
 
     fn trial(&self, seed: u64) -> Trial {
         let mut rng = Rng::new(seed);
-        let position = rng.below(TRIAL_POSITIONS);
+        let n = self.rows.count as usize;
+        let mut control = Control::random(&mut rng, self.rows.count);
+        control.rows.iter_mut().for_each(|row| row[1] = rng.below(TRIAL_POSITIONS));
         let mut normal = |n: u32| (0..n).map(|_| rng.normal()).collect::<Vec<f32>>();
         let table = normal(TRIAL_POSITIONS * self.head_dim);
-        let biases = if self.bias {
-            [self.q_dim(), self.kv_dim(), self.kv_dim()].map(&mut normal).to_vec()
-        } else {
-            vec![]
-        };
-        let before = normal(self.q_dim() + 2 * self.kv_dim());
-        let bias = biases.concat();
-        let x: Vec<f64> = before
-            .iter()
-            .enumerate()
-            .map(|(i, v)| f64::from(*v) + f64::from(bias.get(i).copied().unwrap_or(0.0)))
-            .collect();
-        let angles = &table[(position * self.head_dim) as usize..][..self.head_dim as usize];
-        let (q, k, v) = self.expected(&x, angles);
-        let cache_bytes = u64::from(TRIAL_POSITIONS * self.kv_dim()) * 2;
-        let row = (position * self.kv_dim()) as usize;
-        let at_row = |values: Vec<(f64, f64)>| {
-            Expect::NearF16(values.into_iter().enumerate().map(|(i, (v, b))| (row + i, v, b)).collect())
-        };
-        // Only Q is written back; K and V stay as they were.
-        let kept = before[self.q_dim() as usize..].iter().map(|v| (f64::from(*v), 0.0));
-        let qkv = Expect::Near(q.into_iter().chain(kept).collect());
-        let mut trial =
-            Trial::new(seed).input(reference::bytes_u32(&[3, position])).input(reference::bytes_f32(&table));
-        for bias in &biases {
-            trial = trial.input(reference::bytes_f32(bias));
+        let lengths: &[u32] = if self.bias { &[self.q_dim(), self.kv_dim(), self.kv_dim()] } else { &[] };
+        let biases: Vec<Vec<f32>> = lengths.iter().map(|n| normal(*n)).collect();
+        let before = normal((self.q_dim() + 2 * self.kv_dim()) * self.rows.count);
+        let (mut qkv, mut caches) = (Vec::new(), vec![[vec![], vec![]]; n]);
+        let active = control.rows.iter().take(control.active as usize);
+        for (row, control) in before.chunks(before.len() / n).zip(active) {
+            let bias = biases.concat();
+            let bias = |i: usize| f64::from(bias.get(i).copied().unwrap_or(0.0));
+            let x: Vec<f64> = row.iter().enumerate().map(|(i, v)| f64::from(*v) + bias(i)).collect();
+            let position = control[1];
+            let angles = &table[(position * self.head_dim) as usize..][..self.head_dim as usize];
+            let (q, k, v) = self.expected(&x, angles);
+            // Only Q is written back; K and V stay as they were.
+            qkv.extend(
+                q.into_iter().chain(row[self.q_dim() as usize..].iter().map(|v| (f64::from(*v), 0.0))),
+            );
+            let first = (position * self.kv_dim()) as usize;
+            let place = |x: Bounded| x.into_iter().enumerate().map(|(i, (v, b))| (first + i, v, b)).collect();
+            caches[control[2] as usize] = [place(k), place(v)];
         }
-        trial
-            .in_out(reference::bytes_f32(&before), qkv)
-            .output(cache_bytes, at_row(k))
-            .output(cache_bytes, at_row(v))
+        let qkv = qkv.into_iter().enumerate().map(|(i, (v, b))| (i, v, b)).collect();
+        let trial = Trial::new(seed).input(control.bytes()).input(reference::bytes_f32(&table));
+        let trial = biases.iter().fold(trial, |t, bias| t.input(reference::bytes_f32(bias)));
+        let trial = trial.in_out(reference::bytes_f32(&before), Expect::NearF32(qkv));
+        let cache_bytes = (TRIAL_POSITIONS * self.kv_dim()) as usize * 2;
+        let trial = trial.caches(self.rows, n, 0);
+        caches
+            .into_iter()
+            .flatten()
+            .fold(trial, |t, places| t.linked(vec![0xcd; cache_bytes], Expect::NearF16(places)))
     }
 }
 

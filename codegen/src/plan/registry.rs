@@ -51,6 +51,11 @@ impl Registry {
         Err(CodegenError::Plan { kernel: desc.name.to_string(), reason })
     }
 
+    /// The kernels so far.
+    pub(super) fn kernels(&self) -> &[KernelDesc] {
+        &self.kernels
+    }
+
     pub(super) fn finish(self) -> (Vec<KernelDesc>, Vec<BoxedOperation>) {
         (self.kernels, self.operations)
     }

@@ -3,7 +3,7 @@
 use emulator::{Checks, Config, Machine, Outcome};
 use monomorph_codegen::kernels::{Operation, judge};
 
-fn machine() -> Machine {
+pub fn machine() -> Machine {
     Machine::new(Config { threads: 0, checks: Checks::Full })
 }
 
@@ -19,15 +19,15 @@ fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<()
         .map_err(|e| e.to_string())?;
     let program = machine.load(&module).map_err(|e| e.to_string())?;
     let trial = operation.trial(seed);
-    assert_eq!(trial.args.len(), kernel.params.len(), "{}", operation.name());
-    let mut addresses = Vec::new();
-    for arg in &trial.args {
-        let address = machine.alloc(arg.before.len() as u64).unwrap();
-        machine.write(address, &arg.before).unwrap();
-        addresses.push(address);
+    assert_eq!(trial.n_params(), kernel.params.len(), "{}", operation.name());
+    let addresses: Vec<u64> =
+        trial.args.iter().map(|arg| machine.alloc(arg.before.len() as u64).unwrap()).collect();
+    for (arg, address) in trial.args.iter().zip(&addresses) {
+        machine.write(*address, &arg.linked(&addresses)).unwrap();
     }
+    let params = &addresses[..trial.n_params()];
     let outcome =
-        machine.launch(&program, "k", kernel.grid, kernel.block, &addresses).map_err(|e| e.to_string())?;
+        machine.launch(&program, "k", kernel.grid, kernel.block, params).map_err(|e| e.to_string())?;
     if let Outcome::Trap(trap) = outcome {
         return Err(trap.to_string());
     }
@@ -36,7 +36,7 @@ fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<()
         let mut bytes = vec![0; arg.before.len()];
         machine.read(*address, &mut bytes).unwrap();
         machine.free(*address).unwrap();
-        after.push(bytes);
+        after.push(arg.unlinked(&bytes));
     }
     let names: Vec<String> = kernel.params.iter().map(|p| p.name.clone()).collect();
     judge(&trial, &names, &after).map_err(|e| e.to_string())

@@ -65,7 +65,7 @@ impl BoundWeights for BoundGguf<'_> {
 
 /// The factors, where the file has them and the table rotates by a RoPE table that they can go into.
 fn find_rope_factors(gguf: &Gguf, table: &Table) -> Result<Option<(usize, usize)>, BindError> {
-    if table.buffer(Slot::RopeTable).is_none() || gguf.find_tensor(ROPE_FACTORS).is_none() {
+    if table.find_buffer(Slot::RopeTable).is_none() || gguf.find_tensor(ROPE_FACTORS).is_none() {
         return Ok(None);
     }
     let n = table.dims.head_dim / 2;

@@ -3,7 +3,7 @@
 //! Whatever was allocated is owned by values on the stack until the model is complete, so that an error at any point
 //! gives all of it back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use plan::{Slot, Table, WeightDesc};
 
@@ -42,7 +42,7 @@ pub(super) fn load(
     queue.synchronize()?;
     let Loader { kernels, .. } = loader;
     let (table, queue) = (table.clone(), Arc::clone(queue));
-    Ok(Shared { table, kernels, weights: packed, rope, queue, context, memory })
+    Ok(Shared { prefill: Mutex::new(None), table, kernels, weights: packed, rope, queue, context, memory })
 }
 
 fn checked_context(table: &Table, wanted: Option<u32>) -> Result<u32, Error> {
@@ -171,7 +171,7 @@ fn upload_rope(
     source: &dyn BoundWeights,
     context: u32,
 ) -> Result<Option<Buf>, Error> {
-    let Some(desc) = table.buffers.iter().find(|b| b.slot == Slot::RopeTable) else { return Ok(None) };
+    let Some(desc) = table.find_buffer(Slot::RopeTable) else { return Ok(None) };
     let mut rotations = RopeTable::new(table.dims.rope_base, table.dims.head_dim);
     if let Some(factors) = source.rope_factors()? {
         rotations = rotations.with_factors(&factors);

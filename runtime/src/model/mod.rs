@@ -3,15 +3,16 @@
 mod load;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use plan::Table;
+use plan::{Slot, Step, StepKind, Table};
 
 use crate::cancel::CancelToken;
+use crate::engine::{Caches, Engine, Row};
 use crate::error::Error;
 use crate::memory::MemoryPlan;
 use crate::queue::{Buf, Kernels, Queue};
-use crate::session::Session;
+use crate::session::{Batch, Session};
 use crate::source::WeightSource;
 
 /// Context of a session where the caller does not say, unless the model was trained for less.
@@ -47,6 +48,9 @@ pub struct Model {
 
 /// Invariant: `table` passed the table check for `context`; `weights` has one buffer for each weight of it.
 struct Shared {
+    /// The step that takes many tokens of one sequence, made when it is first needed. Sessions take turns: what one
+    /// enqueues is complete before the next begins.
+    prefill: Mutex<Option<Engine>>,
     table: Table,
     kernels: Arc<dyn Kernels>,
     weights: Vec<Buf>,
@@ -87,6 +91,12 @@ impl Model {
         Session::new(self)
     }
 
+    /// Whether both are the same loaded model.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The table that runs.
     #[must_use]
     pub fn table(&self) -> &Table {
@@ -123,9 +133,52 @@ impl Model {
         &self.shared.weights
     }
 
-    /// The RoPE table.
-    pub(crate) fn rope(&self) -> Option<&Buf> {
-        self.shared.rope.as_ref()
+    /// A batch of up to `rows` rows, through which several sessions take their steps together.
+    ///
+    /// # Errors
+    /// [`Error::BatchRows`] when the table has no step of so many rows; when memory does not suffice or the device
+    /// fails.
+    pub fn batch(&self, rows: u32) -> Result<Batch, Error> {
+        Batch::new(self, rows)
+    }
+
+    /// The buffer that all sessions share for a slot, if there is one.
+    pub(crate) fn constant(&self, slot: Slot) -> Option<&Buf> {
+        match slot {
+            Slot::RopeTable => self.shared.rope.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn prefill_step(&self) -> Option<&Step> {
+        self.table().steps.iter().find(|step| step.kind == StepKind::Prefill)
+    }
+
+    /// The most tokens that prefill takes at once; `None` when the table has no such step.
+    #[must_use]
+    pub fn prefill_rows(&self) -> Option<usize> {
+        self.prefill_step().map(|step| step.rows as usize)
+    }
+
+    /// Enqueues `tokens` of one sequence from `position` on, without head; false when the table has no step for it.
+    pub(crate) fn prefill(&self, caches: &Caches, position: u32, tokens: &[u32]) -> Result<bool, Error> {
+        let Some(step) = self.prefill_step() else { return Ok(false) };
+        // An engine is whole before and after each call on it, so that a panic elsewhere leaves it usable.
+        let mut engine = self.shared.prefill.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = match &mut *engine {
+            Some(engine) => engine,
+            none => none.insert(Engine::new(self, step)?),
+        };
+        let queue = self.queue().as_ref();
+        engine.seat(queue, 0, caches)?;
+        for (chunk, first) in tokens.chunks(step.rows as usize).zip((position..).step_by(step.rows as usize))
+        {
+            let rows =
+                chunk.iter().zip(first..).map(|(token, position)| Row { token: *token, position, seat: 0 });
+            engine.set(queue, rows)?;
+            engine.run()?;
+        }
+        Ok(true)
     }
 }
 

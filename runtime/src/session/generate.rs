@@ -155,37 +155,42 @@ impl Session {
 
     /// Whether `prompt` can be run here, before any of it is.
     fn check_prompt(&self, prompt: &[u32]) -> Result<(), Error> {
-        let (limit, vocab_size) = (self.model.context(), self.model.table().dims.vocab_size);
-        let wanted = u64::from(self.position) + prompt.len() as u64;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if wanted > u64::from(limit) {
-            return Err(Error::ContextFull { wanted, limit });
-        }
-        match prompt.iter().find(|token| **token >= vocab_size) {
-            Some(&token) => Err(Error::Token { token, vocab_size }),
-            None => Ok(()),
-        }
+        self.check_tokens(prompt)
     }
 
-    /// Runs `prompt`, the last token with head, and waits for the logits.
+    /// Runs `prompt`, the last token with head, and waits for the logits. Where the table has a prefill step, all but
+    /// the last token go through it in chunks.
     ///
     /// # Errors
     /// As [`Session::generate`].
     pub fn prefill(&mut self, prompt: &[u32], cancel: &CancelToken) -> Result<(), Error> {
         self.check_prompt(prompt)?;
         let Some((last, before)) = prompt.split_last() else { return Err(Error::EmptyPrompt) };
-        for burst in before.chunks(PREFILL_BURST) {
+        let chunk = self.model.prefill_rows().unwrap_or(PREFILL_BURST);
+        for chunk in before.chunks(chunk) {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled { what: "the prompt" });
             }
-            burst.iter().try_for_each(|token| self.step(*token))?;
+            self.take(chunk)?;
             self.model.queue().synchronize()?;
         }
         self.step_with_head(*last)?;
         self.model.queue().synchronize()?;
         Ok(())
+    }
+
+    /// Takes `tokens` into the caches without computing logits: by the prefill step where there is one, and where a
+    /// single row would not do.
+    fn take(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        if tokens.len() > 1 && self.model.prefill(&self.caches, self.position, tokens)? {
+            self.position += tokens.len() as u32;
+            self.has_logits = false;
+            return Ok(());
+        }
+        tokens.iter().try_for_each(|token| self.step(*token))
     }
 }
 

@@ -33,9 +33,8 @@ fn table() -> Table {
         dims,
         kernels: Cow::Borrowed(&[]),
         weights: Cow::Borrowed(&[]),
-        buffers: Cow::Borrowed(&[]),
-        arena_bytes: 0,
-        launches: Cow::Borrowed(&[]),
+        caches: Cow::Borrowed(&[]),
+        steps: Cow::Borrowed(&[]),
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use monomorph_runtime::queue::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay};
 use plan::{
     Access, Arg, BufferDesc, Dims, KernelDesc, Launch, ParamDesc, Phase, Place, QType, Role, RopeKind, Slot,
-    Table, WeightDesc,
+    Step, StepKind, Table, WeightDesc,
 };
 
 /// Entries of the toy vocabulary, and the width of its stream.
@@ -202,8 +202,10 @@ impl HostKernels {
                 m.slice(packed, n)?.copy_from_slice(&bytes);
             }
             // hidden = token's row of the embedding + cache sum; cache[position] = token
-            (Some("embed"), &[control, table, cache, hidden]) => {
-                let (token, position) = (m.u32_at(control)?, m.u32_at(control + 4)?);
+            (Some("embed"), &[control, table, kv, hidden]) => {
+                assert_eq!(m.u32_at(control)?, 1, "one active row");
+                let (token, position) = (m.u32_at(control + 16)?, m.u32_at(control + 20)?);
+                let cache = u64::from(m.u32_at(kv)?) | u64::from(m.u32_at(kv + 4)?) << 32;
                 m.put(cache + u64::from(position) * 4, [token.to_le_bytes()])?;
                 let mut sum = 0;
                 for pos in 0..=position {
@@ -338,20 +340,25 @@ pub fn toy_table() -> Table {
             weight(Role::OutputNorm, None, 1, None),
             weight(Role::AttnNorm, Some(0), 1, None),
         ]),
-        buffers: Cow::Owned(vec![
-            buffer(Slot::Control, 8, 0, Place::Own),
-            buffer(Slot::RopeTable, 0, 32 / 2 * 8, Place::Own),
-            buffer(Slot::KCache(0), 0, 4, Place::Own),
-            buffer(Slot::Hidden, 12, 0, Place::Arena { offset: 0 }),
-            buffer(Slot::Logits, VOCAB as u64 * 4, 0, Place::Arena { offset: 256 }),
-            buffer(Slot::Chosen, 4, 0, Place::Own),
-        ]),
-        arena_bytes: 512,
-        launches: Cow::Owned(vec![
-            launch(1, Phase::Body, &[arg(0), Arg::Weight(0), arg(2), arg(3)]),
-            launch(2, Phase::Head, &[arg(3), arg(4)]),
-            launch(3, Phase::Head, &[arg(4), arg(5)]),
-        ]),
+        caches: Cow::Owned(vec![buffer(Slot::KCache(0), 0, 4, Place::Own)]),
+        steps: Cow::Owned(vec![Step {
+            kind: StepKind::Decode,
+            rows: 1,
+            buffers: Cow::Owned(vec![
+                buffer(Slot::Control, 32, 0, Place::Own),
+                buffer(Slot::RopeTable, 0, 32 / 2 * 8, Place::Own),
+                buffer(Slot::Kv, 8, 0, Place::Own),
+                buffer(Slot::Hidden, 12, 0, Place::Arena { offset: 0 }),
+                buffer(Slot::Logits, VOCAB as u64 * 4, 0, Place::Arena { offset: 256 }),
+                buffer(Slot::Chosen, 4, 0, Place::Own),
+            ]),
+            arena_bytes: 512,
+            launches: Cow::Owned(vec![
+                launch(1, Phase::Body, &[arg(0), Arg::Weight(0), arg(2), arg(3)]),
+                launch(2, Phase::Head, &[arg(3), arg(4)]),
+                launch(3, Phase::Head, &[arg(4), arg(5)]),
+            ]),
+        }]),
     }
 }
 

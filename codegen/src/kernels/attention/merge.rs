@@ -5,6 +5,7 @@ use super::{Attend, stretch_of};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::gemv::act_bytes;
 use crate::kernels::operation::{Cost, Operation, Trial};
+use crate::kernels::rows::for_row;
 use crate::kernels::{quantize, reference};
 
 /// The second launch.
@@ -12,11 +13,11 @@ use crate::kernels::{quantize, reference};
 pub struct AttendMerge(pub Attend);
 
 /// x = Σ_i o_i e^(m_i − m) / Σ_i l_i e^(m_i − m), quantized
-/// shapes   partial, stats as attend_split · quants (q_dim) i8 · meta (q_dim / 32)
+/// shapes   control as in the plan · partial, stats as attend_split · quants (row, q_dim) i8 · meta (row, q_dim / 32)
 /// layout   a CTA merges one query head, a thread one element, a warp one activation block
-/// launch   grid n_heads, block head_dim, shared 0
+/// launch   grid (n_heads, rows), block head_dim, shared 0
 /// source   Dao et al. 2023 (flash decoding)
-#[kernel(grid = s.0.n_heads, block = s.0.head_dim)]
+#[kernel(grid = (s.0.n_heads, s.0.rows.count), block = s.0.head_dim)]
 pub fn attend_merge(
     s: &AttendMerge,
     control: In<u32>,
@@ -26,26 +27,30 @@ pub fn attend_merge(
     meta: Out<u32>,
 ) {
     let s = &s.0;
-    let (head, e) = (cta_id(), thread_idx_x());
-    let (kv_head, g) = (head / s.group(), head % s.group());
-    let len = control.at(1).load() + 1;
-    let stretch = stretch_of(s, len);
-    let n_active = (len + (stretch - 1)) / stretch;
-    let row = kv_head * s.n_splits * s.group() + g;
-    let mut largest = stats.at(row * 2).load();
-    for i in 1..n_active {
-        largest = max(largest, stats.at((row + i * s.group()) * 2).load());
-    }
-    let mut sum = 0.0;
-    let mut o = 0.0;
-    for i in 0..n_active {
-        let at = row + i * s.group();
-        let pair = stats.at(at * 2).load_x2();
-        let weight = exp(pair[0] - largest);
-        sum = fma(pair[1], weight, sum);
-        o = fma(partial.at(at * s.head_dim + e).load(), weight, o);
-    }
-    quantize::store_lane(o / sum, head * (s.head_dim / 32) + warp_id(), quants, meta);
+    for_row(s.rows.count, block_idx_y(), control, |here| {
+        let (head, e) = (block_idx_x(), thread_idx_x());
+        let (kv_head, g) = (head / s.group(), head % s.group());
+        let len = here.control(control).at(1).load() + 1;
+        let (partial, stats) = (here.of(partial, s.partials()), here.of(stats, s.stats()));
+        let stretch = stretch_of(s, len);
+        let n_active = (len + (stretch - 1)) / stretch;
+        let row = kv_head * s.n_splits * s.group() + g;
+        let mut largest = stats.at(row * 2).load();
+        for i in 1..n_active {
+            largest = max(largest, stats.at((row + i * s.group()) * 2).load());
+        }
+        let mut sum = 0.0;
+        let mut o = 0.0;
+        for i in 0..n_active {
+            let at = row + i * s.group();
+            let pair = stats.at(at * 2).load_x2();
+            let weight = exp(pair[0] - largest);
+            sum = fma(pair[1], weight, sum);
+            o = fma(partial.at(at * s.head_dim + e).load(), weight, o);
+        }
+        let block = head * (s.head_dim / 32) + warp_id();
+        quantize::store_lane(o / sum, block, here.of(quants, s.q_dim()), here.of(meta, s.q_dim() / 16));
+    });
 }
 
 impl Operation for AttendMerge {
@@ -62,41 +67,53 @@ impl Operation for AttendMerge {
     }
 
     fn cost(&self) -> Cost {
-        let q_dim = self.0.n_heads * self.0.head_dim;
-        Cost { bytes: u64::from(q_dim) * 4 + act_bytes(q_dim), macs: u64::from(q_dim) }
+        let (q_dim, rows) = (self.0.q_dim(), u64::from(self.0.rows.count));
+        Cost { bytes: rows * (u64::from(q_dim) * 4 + act_bytes(q_dim)), macs: rows * u64::from(q_dim) }
     }
 
     fn trial(&self, seed: u64) -> Trial {
         let s = &self.0;
-        let scene = Scene::random(s, seed);
-        let stretch = s.stretch(scene.len);
+        let (control, scenes) = Scene::random_rows(s, seed);
         let mut partial = vec![f32::NAN; s.partial_bytes() as usize / 4];
         let mut stats = vec![f32::NAN; s.stats_bytes() as usize / 4];
         let mut values = Vec::new();
-        for head in 0..s.n_heads {
-            for split in 0..scene.len.div_ceil(stretch) {
-                let x = scene.stretch(s, head, split * stretch..scene.len.min((split + 1) * stretch));
-                let row = ((head / s.group() * s.n_splits + split) * s.group() + head % s.group()) as usize;
-                (stats[2 * row], stats[2 * row + 1]) = (x.m as f32, x.l as f32);
-                for (e, o) in x.o.iter().enumerate() {
-                    partial[row * s.head_dim as usize + e] = *o as f32;
-                }
+        for (r, scene) in scenes.iter().enumerate() {
+            let partial = &mut partial[r * s.partials() as usize..];
+            let stats = &mut stats[r * s.stats() as usize..];
+            for head in 0..s.n_heads {
+                values.extend(self.merged(scene, head, partial, stats));
             }
-            let whole = scene.stretch(s, head, 0..scene.len);
-            // Inputs were rounded to f32 (also the maxima, which stand in exponents), then each stretch costs two
-            // roundings and an exp.
-            let relative = reference::gamma(6.0 * f64::from(s.n_splits) + 16.0)
-                + 4.0 * reference::U * (whole.m.abs() + 1.0);
-            let outputs = whole.o.iter().zip(&whole.magnitude);
-            values.extend(outputs.map(|(o, a)| (o / whole.l, 2.0 * relative * a / whole.l)));
         }
         let (quants, meta) = quantize::expect(&values);
-        let q_dim = u64::from(s.n_heads * s.head_dim);
+        let elements = u64::from(s.q_dim() * s.rows.count);
         Trial::new(seed)
-            .input(scene.control())
+            .input(control.bytes())
             .input(reference::bytes_f32(&partial))
             .input(reference::bytes_f32(&stats))
-            .output(q_dim, quants)
-            .output(q_dim / 4, meta)
+            .output(elements, quants)
+            .output(elements / 4, meta)
+    }
+}
+
+impl AttendMerge {
+    /// Fills in the stretches of one head of one row, and gives its outputs in f64 with bounds.
+    fn merged(&self, scene: &Scene, head: u32, partial: &mut [f32], stats: &mut [f32]) -> Vec<(f64, f64)> {
+        let s = &self.0;
+        let stretch = s.stretch(scene.len);
+        for split in 0..scene.len.div_ceil(stretch) {
+            let x = scene.stretch(s, head, split * stretch..scene.len.min((split + 1) * stretch));
+            let row = ((head / s.group() * s.n_splits + split) * s.group() + head % s.group()) as usize;
+            (stats[2 * row], stats[2 * row + 1]) = (x.m as f32, x.l as f32);
+            for (e, o) in x.o.iter().enumerate() {
+                partial[row * s.head_dim as usize + e] = *o as f32;
+            }
+        }
+        let whole = scene.stretch(s, head, 0..scene.len);
+        // Inputs were rounded to f32 (also the maxima, which stand in exponents), then each stretch costs two
+        // roundings and an exp.
+        let relative =
+            reference::gamma(6.0 * f64::from(s.n_splits) + 16.0) + 4.0 * reference::U * (whole.m.abs() + 1.0);
+        let outputs = whole.o.iter().zip(&whole.magnitude);
+        outputs.map(|(o, a)| (o / whole.l, 2.0 * relative * a / whole.l)).collect()
     }
 }

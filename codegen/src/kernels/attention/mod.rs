@@ -11,6 +11,7 @@ mod split;
 pub use merge::{AttendMerge, attend_merge};
 pub use split::{AttendSplit, attend_split};
 
+use super::Rows;
 use crate::dsl::prelude::*;
 
 /// Warps of a CTA.
@@ -33,6 +34,8 @@ pub struct Attend {
     pub head_dim: u32,
     /// Stretches that a cache is cut into at most.
     pub n_splits: u32,
+    /// Rows of the step.
+    pub rows: Rows,
 }
 
 impl Attend {
@@ -65,14 +68,33 @@ impl Attend {
         len.div_ceil(self.n_splits).div_ceil(STRETCH_UNIT) * STRETCH_UNIT
     }
 
+    /// Partial outputs of a row.
+    pub(super) const fn partials(&self) -> u32 {
+        self.n_splits * self.n_heads * self.head_dim
+    }
+
+    /// Values of the (maximum, sum) pairs of a row.
+    pub(super) const fn stats(&self) -> u32 {
+        self.n_splits * self.n_heads * 2
+    }
+
+    pub(super) const fn q_dim(&self) -> u32 {
+        self.n_heads * self.head_dim
+    }
+
+    /// Values of a row of Q, K and V.
+    pub(super) const fn qkv_dim(&self) -> u32 {
+        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+    }
+
     /// Bytes of the partial outputs.
     pub const fn partial_bytes(&self) -> u64 {
-        self.n_splits as u64 * self.n_heads as u64 * self.head_dim as u64 * 4
+        self.partials() as u64 * self.rows.count as u64 * 4
     }
 
     /// Bytes of the (maximum, sum) pairs.
     pub const fn stats_bytes(&self) -> u64 {
-        self.n_splits as u64 * self.n_heads as u64 * 8
+        self.stats() as u64 * self.rows.count as u64 * 4
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Attend, STRETCH_UNIT};
 use crate::kernels::reference;
+use crate::kernels::rows::Control;
 use crate::rng::Rng;
 
 /// A cache of random keys and values with queries that see it, and what attention makes of them in f64.
@@ -70,8 +71,16 @@ impl Scene {
         out
     }
 
-    pub(super) fn control(&self) -> Vec<u8> {
-        reference::bytes_u32(&[1, self.len - 1])
+    /// A scene for each active row of a step, and the control that says so.
+    pub(super) fn random_rows(s: &Attend, seed: u64) -> (Control, Vec<Scene>) {
+        let mut rng = Rng::new(seed);
+        let mut control = Control::random(&mut rng, s.rows.count);
+        let scenes: Vec<Scene> =
+            (0..control.active).map(|row| Scene::random(s, seed + u64::from(row))).collect();
+        for (row, scene) in control.rows.iter_mut().zip(&scenes) {
+            row[1] = scene.len - 1;
+        }
+        (control, scenes)
     }
 }
 

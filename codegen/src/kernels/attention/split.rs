@@ -5,6 +5,7 @@ use super::{Attend, LEAST, PER_LANE, WARPS, stretch_of};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::operation::{Cost, Expect, Operation, Trial};
 use crate::kernels::reference;
+use crate::kernels::rows::for_row;
 
 /// The first launch.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,68 +25,84 @@ fn load_halves(row: In<u32>) -> Vec<V<f32>> {
 }
 
 /// m = max s_p, l = Σ e^(s_p − m), o = Σ e^(s_p − m) v_p over one stretch, with s_p = q·k_p
-/// shapes   qkv: q (n_heads, head_dim) f32, scaled · K, V (position, n_kv_heads, head_dim) f16 · partial (kv head, stretch, group, head_dim) f32 · stats likewise of (m, l)
+/// shapes   control as in the plan · qkv: q (row, n_heads, head_dim) f32, scaled · kv (sequence) of the addresses of K, V (position, n_kv_heads, head_dim) f16 · partial (row, kv head, stretch, group, head_dim) f32 · stats likewise of (m, l)
 /// layout   head_dim / 8 lanes hold a position, 8 elements each; K and V are read once for all query heads of a group
-/// launch   grid (n_splits, n_kv_heads), block 128; stretches beyond the length return at once
+/// launch   grid (n_splits, n_kv_heads, rows), block 128; stretches beyond the length return at once
 /// source   Dao et al. 2022 and 2023 (flash decoding); exp by polynomial
-#[kernel(grid = (s.0.n_splits, s.0.n_kv_heads), block = 32 * WARPS)]
+#[kernel(grid = (s.0.n_splits, s.0.n_kv_heads, s.0.rows.count), block = 32 * WARPS)]
 pub fn attend_split(
     s: &AttendSplit,
     control: In<u32>,
     qkv: In<f32>,
-    k_cache: In<F16>,
-    v_cache: In<F16>,
+    kv: In<u64>,
     partial: Out<f32>,
     stats: Out<f32>,
 ) {
     let s = &s.0;
-    let (split, kv_head) = (block_idx_x(), block_idx_y());
-    let len = control.at(1).load() + 1;
-    let stretch = stretch_of(s, len);
-    let start = split * stretch;
-    if start < len {
-        let end = min(start + stretch, len);
-        let part = lane_id() % s.lanes();
-        let team = warp_id() * s.teams_per_warp() + lane_id() / s.lanes();
-        let mut q = Vec::new();
-        for g in unroll(0..s.group()) {
-            let row = qkv.offset((kv_head * s.group() + g) * s.head_dim + part * PER_LANE);
-            q.push([row.at(0).load_x4(), row.at(4).load_x4()].concat());
+    for_row(s.rows.count, block_idx_z(), control, |here| {
+        let (split, kv_head) = (block_idx_x(), block_idx_y());
+        let len = here.control(control).at(1).load() + 1;
+        let [k_cache, v_cache] = here.caches(s.rows, control, kv);
+        let stretch = stretch_of(s, len);
+        let start = split * stretch;
+        if start < len {
+            let end = min(start + stretch, len);
+            let part = lane_id() % s.lanes();
+            let team = warp_id() * s.teams_per_warp() + lane_id() / s.lanes();
+            let qkv = here.of(qkv, s.qkv_dim());
+            let mut q = Vec::new();
+            for g in unroll(0..s.group()) {
+                let row = qkv.offset((kv_head * s.group() + g) * s.head_dim + part * PER_LANE);
+                q.push([row.at(0).load_x4(), row.at(4).load_x4()].concat());
+            }
+            let head = Head { element: kv_head * s.head_dim + part * PER_LANE, team, start, end };
+            let state = attend_stretch(s, q, [at_address(k_cache), at_address(v_cache)], head);
+            let to = Results { partial: here.of(partial, s.partials()), stats: here.of(stats, s.stats()) };
+            merge_teams(s, team, state, kv_head * s.n_splits + split, to);
         }
-        let mut m = vec![dev(LEAST); s.group() as usize];
-        let mut l = vec![dev(0.0f32); s.group() as usize];
-        let mut acc = vec![vec![dev(0.0f32); PER_LANE as usize]; s.group() as usize];
-        let turns = (end - start + (s.step() - 1)) / s.step();
-        let element = kv_head * s.head_dim + part * PER_LANE;
-        for turn in 0..turns {
-            let position = start + turn * s.step() + team;
-            let there = position < end;
-            let place = min(position, end - 1) * (s.n_kv_heads * s.head_dim);
-            let k = load_halves(k_cache.offset(place).offset(element).cast::<u32>());
-            let v = load_halves(v_cache.offset(place).offset(element).cast::<u32>());
-            for g in unroll(0..s.group() as usize) {
-                let mut dot = q[g][0] * k[0];
-                for e in unroll(1..PER_LANE as usize) {
-                    dot = fma(q[g][e], k[e], dot);
-                }
-                let score = select(there, sum_lanes(dot, s.lanes()), f32::NEG_INFINITY);
-                let largest = max(m[g], score);
-                let (keep, p) = (exp(m[g] - largest), exp(score - largest));
-                m[g] = largest;
-                l[g] = fma(l[g], keep, p);
-                for e in unroll(0..PER_LANE as usize) {
-                    acc[g][e] = fma(acc[g][e], keep, p * v[e]);
-                }
+    });
+}
+
+/// What a team goes through: positions `start + team, + step …` before `end`, from `element` of a position on.
+#[derive(Clone, Copy)]
+struct Head {
+    element: V<u32>,
+    team: V<u32>,
+    start: V<u32>,
+    end: V<u32>,
+}
+
+/// The state of a team after its positions.
+#[device]
+fn attend_stretch(s: &Attend, q: Vec<Vec<V<f32>>>, caches: [In<F16>; 2], h: Head) -> TeamState {
+    let Head { element, team, start, end } = h;
+    let [k_cache, v_cache] = caches;
+    let mut m = vec![dev(LEAST); s.group() as usize];
+    let mut l = vec![dev(0.0f32); s.group() as usize];
+    let mut acc = vec![vec![dev(0.0f32); PER_LANE as usize]; s.group() as usize];
+    let turns = (end - start + (s.step() - 1)) / s.step();
+    for turn in 0..turns {
+        let position = start + turn * s.step() + team;
+        let there = position < end;
+        let place = min(position, end - 1) * (s.n_kv_heads * s.head_dim);
+        let k = load_halves(k_cache.offset(place).offset(element).cast::<u32>());
+        let v = load_halves(v_cache.offset(place).offset(element).cast::<u32>());
+        for g in unroll(0..s.group() as usize) {
+            let mut dot = q[g][0] * k[0];
+            for e in unroll(1..PER_LANE as usize) {
+                dot = fma(q[g][e], k[e], dot);
+            }
+            let score = select(there, sum_lanes(dot, s.lanes()), f32::NEG_INFINITY);
+            let largest = max(m[g], score);
+            let (keep, p) = (exp(m[g] - largest), exp(score - largest));
+            m[g] = largest;
+            l[g] = fma(l[g], keep, p);
+            for e in unroll(0..PER_LANE as usize) {
+                acc[g][e] = fma(acc[g][e], keep, p * v[e]);
             }
         }
-        merge_teams(
-            s,
-            team,
-            TeamState { m, l, acc },
-            kv_head * s.n_splits + split,
-            Results { partial, stats },
-        );
     }
+    TeamState { m, l, acc }
 }
 
 /// One team's state, as it goes to shared memory.
@@ -163,35 +180,47 @@ impl Operation for AttendSplit {
         attend_split(self)
     }
 
-    /// For one position; a launch moves this times the length of the cache.
+    /// For one position of one row; a launch moves this times the lengths of the rows' caches.
     fn cost(&self) -> Cost {
         let s = &self.0;
         let kv = u64::from(s.n_kv_heads * s.head_dim);
-        Cost { bytes: 4 * kv, macs: 2 * u64::from(s.n_heads * s.head_dim) }
+        Cost { bytes: 4 * kv, macs: 2 * u64::from(s.q_dim()) }
     }
 
     fn trial(&self, seed: u64) -> Trial {
         let s = &self.0;
-        let scene = Scene::random(s, seed);
-        let stretch = s.stretch(scene.len);
-        let (mut partial, mut stats) = (Vec::new(), Vec::new());
-        for head in 0..s.n_heads {
-            for split in 0..scene.len.div_ceil(stretch) {
-                let x = scene.stretch(s, head, split * stretch..scene.len.min((split + 1) * stretch));
-                let row = ((head / s.group() * s.n_splits + split) * s.group() + head % s.group()) as usize;
-                stats.push((2 * row, x.m, x.score_bound));
-                stats.push((2 * row + 1, x.l, x.relative * x.l));
-                let outputs = x.o.iter().zip(&x.magnitude).enumerate();
-                partial
-                    .extend(outputs.map(|(e, (o, a))| (row * s.head_dim as usize + e, *o, x.relative * a)));
+        let (control, scenes) = Scene::random_rows(s, seed);
+        let (mut partial, mut stats, mut qkv) = (Vec::new(), Vec::new(), Vec::new());
+        for (r, scene) in scenes.iter().enumerate() {
+            qkv.extend(scene.q.iter().copied());
+            qkv.resize((r + 1) * s.qkv_dim() as usize, 0.0);
+            let stretch = s.stretch(scene.len);
+            for head in 0..s.n_heads {
+                for split in 0..scene.len.div_ceil(stretch) {
+                    let x = scene.stretch(s, head, split * stretch..scene.len.min((split + 1) * stretch));
+                    let row = r as u32 * s.n_splits * s.n_heads
+                        + (head / s.group() * s.n_splits + split) * s.group()
+                        + head % s.group();
+                    let row = row as usize;
+                    stats.push((2 * row, x.m, x.score_bound));
+                    stats.push((2 * row + 1, x.l, x.relative * x.l));
+                    let outputs = x.o.iter().zip(&x.magnitude).enumerate();
+                    partial.extend(
+                        outputs.map(|(e, (o, a))| (row * s.head_dim as usize + e, *o, x.relative * a)),
+                    );
+                }
             }
         }
-        Trial::new(seed)
-            .input(scene.control())
-            .input(reference::bytes_f32(&scene.q))
-            .input(bytes_u16(&scene.k))
-            .input(bytes_u16(&scene.v))
+        let n = s.rows.count as usize;
+        let mut caches = vec![[vec![], vec![]]; n];
+        for (row, scene) in control.rows.iter().zip(&scenes) {
+            caches[row[2] as usize] = [bytes_u16(&scene.k), bytes_u16(&scene.v)];
+        }
+        let trial =
+            Trial::new(seed).input(control.bytes()).input(reference::bytes_f32(&qkv)).caches(s.rows, n, 2);
+        let trial = trial
             .output(s.partial_bytes(), Expect::NearF32(partial))
-            .output(s.stats_bytes(), Expect::NearF32(stats))
+            .output(s.stats_bytes(), Expect::NearF32(stats));
+        caches.into_iter().flatten().fold(trial, |t, cache| t.linked(cache, Expect::Unchanged))
     }
 }

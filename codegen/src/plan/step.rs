@@ -1,0 +1,253 @@
+//! One step: which kernels take its rows through the model, on which buffers, in which order.
+//!
+//! ```text
+//! norm_quantize → gemv_qkv → rope_append → attend_split → attend_merge → gemv (residual)
+//!   → norm_quantize → gate_up_swiglu → gemv (residual)        a layer: nine launches
+//! ```
+
+use super::{Planner, arena};
+use crate::CodegenError;
+use crate::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
+use crate::kernels::attention::{Attend, AttendMerge, AttendSplit};
+use crate::kernels::embed::Embed;
+use crate::kernels::ffn::GateUp;
+use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split, act_bytes};
+use crate::kernels::norm::Norm;
+use crate::kernels::rope::RopeAppend;
+use crate::kernels::{Operation, Rows};
+use crate::layout::Matrix;
+use ::plan::{
+    Arg, BufferDesc, Dims, HISTORY, Launch, Phase, Place, Role, Slot, Step, StepKind, control_bytes,
+};
+
+/// Lays out the step of `rows` rows.
+pub(super) fn plan(planner: &mut Planner<'_>, kind: StepKind, rows: u32) -> Result<Step, CodegenError> {
+    let mut step = StepPlanner { planner, rows, buffers: vec![], launches: vec![] };
+    step.add_buffers();
+    step.add_body()?;
+    if kind == StepKind::Decode {
+        step.add_head()?;
+    }
+    let StepPlanner { planner, mut buffers, launches, .. } = step;
+    let arena_bytes = arena::place(&mut buffers, &launches, planner.registry.kernels());
+    Ok(Step { kind, rows, buffers: buffers.into(), arena_bytes, launches: launches.into() })
+}
+
+struct StepPlanner<'p, 'a> {
+    planner: &'p mut Planner<'a>,
+    rows: u32,
+    buffers: Vec<BufferDesc>,
+    launches: Vec<Launch>,
+}
+
+/// An argument before it has an index.
+enum Use {
+    Weight(Role),
+    Slot(Slot),
+    /// The cache addresses of the launch's layer.
+    Kv,
+}
+
+/// Where a launch belongs.
+type At = (Option<u32>, Phase);
+
+impl StepPlanner<'_, '_> {
+    fn dims(&self) -> Dims {
+        self.planner.spec.dims.clone()
+    }
+
+    fn matrix(&self, role: Role, layer: u32) -> Matrix {
+        self.planner.matrix(role, layer)
+    }
+
+    fn attend(&self) -> Attend {
+        let d = &self.planner.spec.dims;
+        Attend {
+            n_heads: d.n_heads,
+            n_kv_heads: d.n_kv_heads,
+            head_dim: d.head_dim,
+            n_splits: Attend::splits_for(d.n_kv_heads, self.planner.device.n_sms),
+            rows: Rows::new(self.rows, d.n_layers),
+        }
+    }
+
+    fn argmax(&self) -> Argmax {
+        Argmax::new(self.planner.spec.dims.vocab_size, self.planner.device.n_sms, self.rows)
+    }
+
+    /// The layout of a launch over matrices of the same width.
+    fn split(&self, matrices: &[Matrix]) -> Split {
+        let n_tiles = matrices.iter().map(Matrix::n_tiles).sum();
+        let n_super_blocks = matrices.first().map_or(0, Matrix::n_super_blocks);
+        Split::choose(n_tiles, n_super_blocks, self.planner.device).fit(matrices)
+    }
+
+    fn add_buffers(&mut self) {
+        let (d, rows) = (self.dims(), u64::from(self.rows));
+        let widest = d.dim.max(d.q_dim());
+        let (quants, meta) = (|n: u32| rows * u64::from(n), |n: u32| rows * (act_bytes(n) - u64::from(n)));
+        let own = [
+            (Slot::Control, control_bytes(self.rows), 0),
+            (Slot::Kv, rows * u64::from(d.n_layers) * 16, 0),
+            (Slot::History, rows * u64::from(HISTORY) * 4, 0),
+            (Slot::RopeTable, 0, u64::from(d.head_dim) * 4),
+            (Slot::Logits, rows * u64::from(d.vocab_size) * 4, 0),
+            (Slot::Chosen, rows * 4, 0),
+        ];
+        let shared = [
+            (Slot::Hidden, rows * u64::from(d.dim) * 4),
+            (Slot::ActQuants, quants(widest)),
+            (Slot::ActMeta, meta(widest)),
+            (Slot::Qkv, rows * u64::from(d.q_dim() + 2 * d.kv_dim()) * 4),
+            (Slot::AttnPartial, self.attend().partial_bytes()),
+            (Slot::AttnStats, self.attend().stats_bytes()),
+            (Slot::FfnQuants, quants(d.hidden_dim)),
+            (Slot::FfnMeta, meta(d.hidden_dim)),
+            (Slot::ArgmaxPartial, rows * u64::from(self.argmax().parts) * 8),
+        ];
+        let own = own.into_iter().map(|(slot, bytes, bytes_per_pos)| BufferDesc {
+            slot,
+            bytes,
+            bytes_per_pos,
+            place: Place::Own,
+        });
+        let shared = shared.into_iter().map(|(slot, bytes)| BufferDesc {
+            slot,
+            bytes,
+            bytes_per_pos: 0,
+            place: Place::Arena { offset: 0 },
+        });
+        self.buffers.extend(own.chain(shared));
+    }
+
+    fn arg(&self, u: &Use, layer: Option<u32>) -> Result<Arg, String> {
+        let buffer = |slot: Slot, offset: u64| {
+            let found = self.buffers.iter().position(|b| b.slot == slot);
+            found.map(|i| Arg::Buffer { index: i as u32, offset }).ok_or_else(|| format!("{slot:?}"))
+        };
+        match u {
+            Use::Weight(role) => {
+                let of_layer = if role.is_layered() { layer } else { None };
+                let weights = &self.planner.weights;
+                let found = weights.iter().position(|w| w.role == *role && w.layer == of_layer);
+                found.map(|i| Arg::Weight(i as u32)).ok_or_else(|| format!("weight {role}"))
+            }
+            Use::Slot(slot) => buffer(*slot, 0),
+            Use::Kv => buffer(Slot::Kv, u64::from(layer.unwrap_or(0)) * 16),
+        }
+    }
+
+    fn launch<O>(&mut self, operation: O, at: At, uses: &[Use]) -> Result<(), CodegenError>
+    where
+        O: Operation + Send + Sync + 'static,
+    {
+        let (layer, phase) = at;
+        let args = uses.iter().map(|u| self.arg(u, layer)).collect::<Result<Vec<_>, _>>();
+        let args = args.map_err(|what| CodegenError::Plan {
+            kernel: operation.name().into(),
+            reason: format!("no {what}"),
+        })?;
+        let kernel = self.planner.registry.add(operation)?;
+        self.planner.registry.check_arity(kernel, args.len())?;
+        self.launches.push(Launch { kernel, layer, phase, args: args.into() });
+        Ok(())
+    }
+
+    fn norm(&mut self, role: Role, at: At) -> Result<(), CodegenError> {
+        let d = &self.planner.spec.dims;
+        let norm = Norm { dim: d.dim, eps: d.norm_eps, rows: self.rows };
+        let uses = [
+            Use::Slot(Slot::Control),
+            Use::Slot(Slot::Hidden),
+            Use::Weight(role),
+            Use::Slot(Slot::ActQuants),
+            Use::Slot(Slot::ActMeta),
+        ];
+        self.launch(norm, at, &uses)
+    }
+
+    fn add_body(&mut self) -> Result<(), CodegenError> {
+        let embed = Embed { matrix: self.matrix(Role::TokenEmbd, 0), rows: self.rows };
+        let uses = [Use::Weight(Role::TokenEmbd), Use::Slot(Slot::Control), Use::Slot(Slot::Hidden)];
+        self.launch(embed, (None, Phase::Body), &uses)?;
+        for layer in 0..self.dims().n_layers {
+            self.add_attention(layer)?;
+            self.add_ffn(layer)?;
+        }
+        Ok(())
+    }
+
+    fn add_attention(&mut self, layer: u32) -> Result<(), CodegenError> {
+        let at = (Some(layer), Phase::Body);
+        self.norm(Role::AttnNorm, at)?;
+        let roles = [Role::AttnQ, Role::AttnK, Role::AttnV];
+        let matrices = roles.map(|role| self.matrix(role, layer));
+        let split = self.split(&matrices);
+        let [q, k, v] = roles.map(Use::Weight);
+        let [quants, meta, qkv] = [Slot::ActQuants, Slot::ActMeta, Slot::Qkv].map(Use::Slot);
+        self.launch(GemvQkv { matrices, split }, at, &[q, k, v, quants, meta, qkv])?;
+        self.add_rope(at)?;
+        let attend = self.attend();
+        let [control, qkv, partial, stats] =
+            [Slot::Control, Slot::Qkv, Slot::AttnPartial, Slot::AttnStats].map(Use::Slot);
+        self.launch(AttendSplit(attend.clone()), at, &[control, qkv, Use::Kv, partial, stats])?;
+        let slots = [Slot::Control, Slot::AttnPartial, Slot::AttnStats, Slot::ActQuants, Slot::ActMeta];
+        self.launch(AttendMerge(attend), at, &slots.map(Use::Slot))?;
+        self.residual(Role::AttnOutput, layer, [Slot::ActQuants, Slot::ActMeta])
+    }
+
+    fn add_rope(&mut self, at: At) -> Result<(), CodegenError> {
+        let d = self.dims();
+        let rope = RopeAppend {
+            n_heads: d.n_heads,
+            n_kv_heads: d.n_kv_heads,
+            head_dim: d.head_dim,
+            kind: d.rope_kind,
+            bias: d.qkv_bias,
+            rows: Rows::new(self.rows, d.n_layers),
+        };
+        let mut uses = vec![Use::Slot(Slot::Control), Use::Slot(Slot::RopeTable)];
+        if d.qkv_bias {
+            uses.extend([Role::AttnQBias, Role::AttnKBias, Role::AttnVBias].map(Use::Weight));
+        }
+        uses.extend([Use::Slot(Slot::Qkv), Use::Kv]);
+        self.launch(rope, at, &uses)
+    }
+
+    fn add_ffn(&mut self, layer: u32) -> Result<(), CodegenError> {
+        let at = (Some(layer), Phase::Body);
+        self.norm(Role::FfnNorm, at)?;
+        let ffn = GateUp {
+            gate: self.matrix(Role::FfnGate, layer),
+            up: self.matrix(Role::FfnUp, layer),
+            unroll: 2,
+        };
+        let slots = [Slot::ActQuants, Slot::ActMeta, Slot::FfnQuants, Slot::FfnMeta].map(Use::Slot);
+        let uses: Vec<Use> =
+            [Use::Weight(Role::FfnGate), Use::Weight(Role::FfnUp)].into_iter().chain(slots).collect();
+        self.launch(ffn, at, &uses)?;
+        self.residual(Role::FfnDown, layer, [Slot::FfnQuants, Slot::FfnMeta])
+    }
+
+    fn residual(&mut self, role: Role, layer: u32, act: [Slot; 2]) -> Result<(), CodegenError> {
+        let matrix = self.matrix(role, layer);
+        let gemv = Gemv { matrix, epilogue: Epilogue::Add, split: self.split(&[matrix]) };
+        let [quants, meta] = act.map(Use::Slot);
+        let uses = [Use::Weight(role), quants, meta, Use::Slot(Slot::Hidden)];
+        self.launch(gemv, (Some(layer), Phase::Body), &uses)
+    }
+
+    fn add_head(&mut self) -> Result<(), CodegenError> {
+        let at = (None, Phase::Head);
+        self.norm(Role::OutputNorm, at)?;
+        let role = if self.dims().tied_head { Role::TokenEmbd } else { Role::Output };
+        let matrix = self.matrix(role, 0);
+        let gemv = Gemv { matrix, epilogue: Epilogue::Store, split: self.split(&[matrix]) };
+        let [quants, meta, logits] = [Slot::ActQuants, Slot::ActMeta, Slot::Logits].map(Use::Slot);
+        self.launch(gemv, at, &[Use::Weight(role), quants, meta, logits])?;
+        let slots = [Slot::Control, Slot::Logits, Slot::ArgmaxPartial];
+        self.launch(ArgmaxPart(self.argmax()), at, &slots.map(Use::Slot))?;
+        let slots = [Slot::ArgmaxPartial, Slot::Control, Slot::Chosen, Slot::History];
+        self.launch(ArgmaxFinal(self.argmax()), at, &slots.map(Use::Slot))
+    }
+}

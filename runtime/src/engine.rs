@@ -1,0 +1,202 @@
+//! One step of a table made runnable: its buffers with addresses and its launches recorded.
+//!
+//! Sessions, batches and prefill differ only in which step they run and whose caches they seat: this is the one way
+//! that tokens take through a model. All addresses are resolved when an engine is made; a run is an upload of a few
+//! words and the replay of recorded launches: no name, no map, no allocation.
+
+use plan::{Arg, BufferDesc, CONTROL_HEADER, CONTROL_ROW, Launch, Phase, Place, Slot, Step, StepKind, Table};
+
+use crate::error::Error;
+use crate::memory::buffer_bytes;
+use crate::model::Model;
+use crate::queue::{Buf, Call, DeviceAddr, Queue, QueueError, Replay};
+
+/// One token of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub token: u32,
+    pub position: u32,
+    /// Where the sequence is seated.
+    pub seat: u32,
+}
+
+/// The K and V caches of one sequence.
+pub(crate) struct Caches {
+    bufs: Vec<(Slot, Buf)>,
+    /// The addresses as little-endian bytes, as kernels find them in [`Slot::Kv`].
+    table: Box<[u8]>,
+}
+
+impl Caches {
+    pub(crate) fn new(model: &Model) -> Result<Self, Error> {
+        let alloc = |desc: &BufferDesc| -> Result<(Slot, Buf), Error> {
+            Ok((desc.slot, Buf::new(model.queue(), buffer_bytes(desc, model.context()))?))
+        };
+        let bufs = model.table().caches.iter().map(alloc).collect::<Result<Vec<_>, Error>>()?;
+        let table = bufs.iter().flat_map(|(_, buf)| buf.addr().0.to_le_bytes()).collect();
+        Ok(Self { bufs, table })
+    }
+
+    fn find(&self, slot: Slot) -> Option<&Buf> {
+        self.bufs.iter().find(|(of, _)| *of == slot).map(|(_, buf)| buf)
+    }
+}
+
+/// A step that can run.
+pub(crate) struct Engine {
+    // Declared before the buffers, so that recorded launches go before the memory they point to.
+    body: Box<dyn Replay>,
+    /// With head; `None` for prefill.
+    full: Option<Box<dyn Replay>>,
+    buffers: Buffers,
+    rows: u32,
+    control: DeviceAddr,
+    kv: Option<DeviceAddr>,
+    /// What goes into [`Slot::Control`]; made once.
+    words: Vec<u32>,
+}
+
+/// The memory of an engine, with the address and size of each buffer of its step.
+struct Buffers {
+    /// Owners; never looked at, freed together.
+    _owned: Vec<Buf>,
+    places: Vec<(Slot, DeviceAddr, u64)>,
+}
+
+impl Buffers {
+    fn new(model: &Model, step: &Step) -> Result<Self, Error> {
+        let arena = Buf::new(model.queue(), step.arena_bytes)?;
+        let mut places = Vec::with_capacity(step.buffers.len());
+        let mut owned = Vec::new();
+        for desc in step.buffers.iter() {
+            let bytes = buffer_bytes(desc, model.context());
+            let addr = match (desc.place, model.constant(desc.slot)) {
+                (Place::Arena { offset }, _) => arena.range(offset, desc.bytes)?,
+                (Place::Own, Some(shared)) => shared.addr(),
+                (Place::Own, None) => {
+                    let buf = Buf::new(model.queue(), bytes)?;
+                    let addr = buf.addr();
+                    owned.push(buf);
+                    addr
+                }
+            };
+            places.push((desc.slot, addr, bytes));
+        }
+        owned.push(arena);
+        Ok(Self { _owned: owned, places })
+    }
+
+    fn find(&self, slot: Slot) -> Option<(DeviceAddr, u64)> {
+        self.places.iter().find(|(of, ..)| *of == slot).map(|(_, addr, bytes)| (*addr, *bytes))
+    }
+
+    fn resolve(&self, model: &Model, arg: Arg) -> Option<u64> {
+        match arg {
+            Arg::Weight(idx) => model.weights().get(idx as usize).map(|buf| buf.addr().0),
+            Arg::Buffer { index, offset } => {
+                self.places.get(index as usize).map(|(_, addr, _)| addr.offset(offset).0)
+            }
+        }
+    }
+
+    fn call(&self, model: &Model, launch: &Launch) -> Result<Call, Error> {
+        let args: Option<Box<[u64]>> = launch.args.iter().map(|arg| self.resolve(model, *arg)).collect();
+        // The table was checked at load, so that an argument without address is a mistake there.
+        let args =
+            args.ok_or(QueueError::Arguments { kernel: launch.kernel, found: 0, wanted: launch.args.len() })?;
+        Ok(Call { kernel: launch.kernel, args })
+    }
+}
+
+fn no_buffer(table: &Table, slot: Slot) -> Error {
+    Error::Table { spec: table.spec.to_string(), problem: format!("no buffer for {slot:?}") }
+}
+
+impl Engine {
+    /// Makes `step` of `model`'s table runnable.
+    pub(crate) fn new(model: &Model, step: &Step) -> Result<Self, Error> {
+        let buffers = Buffers::new(model, step)?;
+        let record = |phases: &[Phase]| -> Result<Box<dyn Replay>, Error> {
+            let wanted = step.launches.iter().filter(|launch| phases.contains(&launch.phase));
+            let calls = wanted.map(|launch| buffers.call(model, launch)).collect::<Result<Vec<_>, _>>()?;
+            Ok(model.kernels().clone().record(calls)?)
+        };
+        let body = record(&[Phase::Body])?;
+        let full = match step.kind {
+            StepKind::Decode => Some(record(&[Phase::Body, Phase::Head])?),
+            StepKind::Prefill => None,
+        };
+        let control = buffers.find(Slot::Control).ok_or_else(|| no_buffer(model.table(), Slot::Control))?.0;
+        let kv = buffers.find(Slot::Kv).map(|(addr, _)| addr);
+        let words = Vec::with_capacity((CONTROL_HEADER + CONTROL_ROW * step.rows) as usize);
+        Ok(Self { body, full, buffers, rows: step.rows, control, kv, words })
+    }
+
+    /// The most rows of a run.
+    pub(crate) fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Lets rows of `seat` work on `caches`. Enqueued: runs so far keep what was seated.
+    pub(crate) fn seat(&self, queue: &dyn Queue, seat: u32, caches: &Caches) -> Result<(), Error> {
+        let Some(kv) = self.kv else { return Ok(()) };
+        let offset = u64::from(seat) * caches.table.len() as u64;
+        Ok(queue.upload(kv.offset(offset), &caches.table)?)
+    }
+
+    /// Says which tokens the next run takes; at most [`Engine::rows`].
+    pub(crate) fn set(&mut self, queue: &dyn Queue, rows: impl Iterator<Item = Row>) -> Result<(), Error> {
+        self.words.clear();
+        self.words.extend([0; CONTROL_HEADER as usize]);
+        for row in rows.take(self.rows as usize) {
+            self.words.extend([row.token, row.position, row.seat, 0]);
+            self.words[0] += 1;
+        }
+        Ok(queue.upload(self.control, bytemuck::cast_slice(&self.words))?)
+    }
+
+    /// Enqueues the rows without head.
+    pub(crate) fn run(&self) -> Result<(), Error> {
+        Ok(self.body.run()?)
+    }
+
+    /// Enqueues the rows with head.
+    pub(crate) fn run_with_head(&self) -> Result<(), Error> {
+        Ok(self.full.as_ref().unwrap_or(&self.body).run()?)
+    }
+
+    /// The launches with head.
+    pub(crate) fn calls(&self) -> &[Call] {
+        self.full.as_ref().unwrap_or(&self.body).calls()
+    }
+
+    /// Copies the element `index` of `out.len()` bytes of the buffer that holds `slot`. Waits for the device.
+    pub(crate) fn read(
+        &self,
+        model: &Model,
+        (slot, index): (Slot, u32),
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        let (addr, bytes) = self.buffers.find(slot).ok_or_else(|| no_buffer(model.table(), slot))?;
+        let offset = u64::from(index) * out.len() as u64;
+        if offset + out.len() as u64 > bytes {
+            return Err(Error::Room { what: "a buffer", found: out.len(), wanted: bytes as usize });
+        }
+        Ok(model.queue().download(addr.offset(offset), out)?)
+    }
+
+    /// The first bytes of the buffer that holds `slot`, which may be one of the caches.
+    pub(crate) fn read_slot(
+        &self,
+        model: &Model,
+        caches: &Caches,
+        slot: Slot,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        match caches.find(slot) {
+            Some(buf) if out.len() as u64 <= buf.bytes() => Ok(buf.download(0, out)?),
+            Some(buf) => Err(Error::Room { what: "a cache", found: out.len(), wanted: buf.bytes() as usize }),
+            None => self.read(model, (slot, 0), out),
+        }
+    }
+}
