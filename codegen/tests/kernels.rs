@@ -18,7 +18,7 @@ use monomorph_codegen::kernels::{Operation, Rows};
 use monomorph_codegen::layout::{Matrix, quantize_row};
 use monomorph_codegen::rng::Rng;
 use monomorph_codegen::{Device, ModelSpec};
-use plan::{QType, RopeKind};
+use plan::{KvType, QType, RopeKind};
 
 fn plan_of(name: &str) -> monomorph_codegen::plan::Plan {
     let path = format!("{}/../models/{name}.toml", env!("CARGO_MANIFEST_DIR"));
@@ -167,10 +167,14 @@ fn kernels_of_several_rows_work_on_the_active_ones() {
         let rows = Rows { count: n, seq_stride: 6 };
         check(&Norm { dim: 384, eps: 1e-5, rows: n }, 0..4);
         for (kind, bias) in [(RopeKind::Norm, true), (RopeKind::Neox, false)] {
-            check(&RopeAppend { n_heads: 4, n_kv_heads: 2, head_dim: 64, kind, bias, rows }, 0..4);
+            check(
+                &RopeAppend { n_heads: 4, n_kv_heads: 2, head_dim: 64, kind, bias, kv: KvType::F16, rows },
+                0..4,
+            );
         }
         for (head_dim, n_heads, n_kv_heads) in [(64, 4, 2), (128, 2, 1)] {
-            let attend = Attend { n_heads, n_kv_heads, head_dim, n_splits: 4, rows };
+            let attend =
+                Attend { n_heads, n_kv_heads, head_dim, n_splits: 4, window: None, kv: KvType::F16, rows };
             check(&AttendSplit(attend.clone()), 0..3);
             check(&AttendMerge(attend), 0..3);
         }

@@ -9,7 +9,7 @@
 
 use emulator::{Checks, Config, Limits, Machine, Outcome};
 use monomorph_codegen::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
-use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendSplit};
+use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit};
 use monomorph_codegen::kernels::embed::Embed;
 use monomorph_codegen::kernels::ffn::GateUp;
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
@@ -19,7 +19,7 @@ use monomorph_codegen::kernels::rope::RopeAppend;
 use monomorph_codegen::kernels::{Operation, Rows, Trial, judge};
 use monomorph_codegen::layout::Matrix;
 use monomorph_codegen::rng::Rng;
-use plan::{QType, RopeKind};
+use plan::{KvType, QType, RopeKind};
 use ptx::{Entry, Imm, Inst, Module, Op, Operand, Stmt};
 
 /// Mutants tried of each kernel.
@@ -181,9 +181,33 @@ fn hunt(operation: &dyn Operation, seed: u64) -> (usize, Vec<String>) {
 fn operations() -> Vec<Box<dyn Operation>> {
     let m = |qtype, rows, cols| Matrix { qtype, rows, cols };
     let split = |k_split, tiles_per_cta| Split { k_split, tiles_per_cta, unroll: 2 };
-    let rope =
-        |kind, bias| RopeAppend { n_heads: 6, n_kv_heads: 2, head_dim: 64, kind, bias, rows: Rows::ONE };
-    let attend = Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 4, rows: Rows::ONE };
+    let rope = |kind, bias| RopeAppend {
+        n_heads: 6,
+        n_kv_heads: 2,
+        head_dim: 64,
+        kind,
+        bias,
+        kv: KvType::F16,
+        rows: Rows::ONE,
+    };
+    let attend = Attend {
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 64,
+        n_splits: 4,
+        window: None,
+        kv: KvType::F16,
+        rows: Rows::ONE,
+    };
+    let prefill = AttendPrefill {
+        n_heads: 6,
+        n_kv_heads: 2,
+        head_dim: 64,
+        per_lane: 2,
+        window: Some(70),
+        kv: KvType::F16,
+        rows: Rows::new(21, 3),
+    };
     let argmax = Argmax { vocab_size: 1000, parts: 3, rows: 2 };
     let qkv = [m(QType::Q4K, 13, 512), m(QType::Q6K, 6, 512), m(QType::Q4K, 7, 512)];
     vec![
@@ -201,6 +225,7 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(rope(RopeKind::Neox, true)),
         Box::new(AttendSplit(attend.clone())),
         Box::new(AttendMerge(attend)),
+        Box::new(prefill),
         Box::new(ArgmaxPart(argmax)),
         Box::new(ArgmaxFinal(Argmax { vocab_size: 40_000, parts: 300, rows: 1 })),
         Box::new(Embed { matrix: m(QType::Q4K, 9, 512), rows: 3 }),

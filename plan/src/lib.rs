@@ -10,10 +10,12 @@
 //! runtime.
 #![forbid(unsafe_code)]
 
+mod kv;
 mod qtype;
 mod role;
 pub mod sampling;
 
+pub use kv::KvType;
 pub use qtype::QType;
 pub use role::Role;
 
@@ -65,6 +67,8 @@ pub struct Dims {
     pub qkv_bias: bool,
     /// Whether the head is the embedding matrix (no `output.weight` in the file).
     pub tied_head: bool,
+    /// Element type of the K and V caches: a choice, not a property of the model.
+    pub kv_type: KvType,
 }
 
 impl Dims {
@@ -187,7 +191,7 @@ pub enum Slot {
     FfnMeta,
     /// Q, K and V before and after RoPE, f32 `[row][q_dim + 2 kv_dim]`.
     Qkv,
-    /// Keys of a layer of one sequence, f16 `[position][n_kv_heads][head_dim]`.
+    /// Keys of a layer of one sequence, `[position][n_kv_heads][head_dim]` in rows of [`Dims::kv_type`].
     KCache(u32),
     /// Values of a layer, likewise.
     VCache(u32),

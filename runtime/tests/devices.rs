@@ -148,6 +148,7 @@ fn dims() -> Dims {
         rope_base: 10_000.0,
         qkv_bias: false,
         tied_head: false,
+        kv_type: Default::default(),
     }
 }
 

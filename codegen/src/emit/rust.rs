@@ -96,7 +96,7 @@ fn dims(d: &Dims) -> String {
     format!(
         "plan::Dims {{ architecture: Cow::Borrowed({:?}), vocab_size: {}, dim: {}, hidden_dim: {}, n_layers: {}, \
          n_heads: {}, n_kv_heads: {}, head_dim: {}, context: {}, norm_eps: {}, rope_kind: plan::RopeKind::{:?}, \
-         rope_base: {}, qkv_bias: {}, tied_head: {} }}",
+         rope_base: {}, qkv_bias: {}, tied_head: {}, kv_type: plan::KvType::{:?} }}",
         d.architecture,
         d.vocab_size,
         d.dim,
@@ -110,7 +110,8 @@ fn dims(d: &Dims) -> String {
         d.rope_kind,
         float(d.rope_base),
         d.qkv_bias,
-        d.tied_head
+        d.tied_head,
+        d.kv_type
     )
 }
 

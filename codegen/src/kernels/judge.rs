@@ -1,6 +1,6 @@
 //! Judging what a kernel left in its arguments against a trial's expectations.
 
-use super::operation::{Expect, Trial};
+use super::operation::{Expect, Q8Block, Trial};
 use super::reference::U;
 use crate::layout::SUB_BLOCK;
 
@@ -52,6 +52,7 @@ pub fn judge(trial: &Trial, names: &[String], after: &[Vec<u8>]) -> Result<(), M
             Expect::NearF16(places) => case.near_f16(places)?,
             Expect::Quants(values) => case.quants(values)?,
             Expect::Meta(values) => case.meta(values, previous)?,
+            Expect::Q8(blocks) => case.q8(blocks)?,
         }
         previous = found;
     }
@@ -130,42 +131,62 @@ impl Case<'_> {
         self.rest_unchanged(&touched)
     }
 
+    /// The f16 at a byte is within the bound of the value and one rounding to f16.
+    fn half(&self, byte: usize, value: f64, bound: f64) -> Result<(), Mismatch> {
+        let bytes = self.after.get(byte..byte + 2).and_then(|b| b.try_into().ok());
+        let bits = bytes.map_or(0x7fff, u16::from_le_bytes);
+        // Half a unit in the last place of f16, normal or subnormal.
+        let rounding = (value.abs() * 2f64.powi(-11)).max(2f64.powi(-25));
+        self.value(byte / 2, f64::from(ptx::sem::f16_to_f32(bits)), value, bound + rounding)
+    }
+
     fn near_f16(&self, places: &[(usize, f64, f64)]) -> Result<(), Mismatch> {
         let mut touched = vec![false; self.after.len()];
         for (i, value, bound) in places {
-            let bits = self
-                .after
-                .get(2 * i..2 * i + 2)
-                .and_then(|b| b.try_into().ok())
-                .map_or(0x7fff, u16::from_le_bytes);
-            // Half a unit in the last place of f16, normal or subnormal.
-            let rounding = (value.abs() * 2f64.powi(-11)).max(2f64.powi(-25));
-            self.value(*i, f64::from(ptx::sem::f16_to_f32(bits)), *value, bound + rounding)?;
+            self.half(2 * i, *value, *bound)?;
             touched[2 * i..2 * i + 2].fill(true);
         }
         self.rest_unchanged(&touched)
     }
 
-    /// A quant must be what the true value, moved by at most its bound and the scale's, rounds to.
     fn quants(&self, values: &[(f64, f64)]) -> Result<(), Mismatch> {
         for (block, chunk) in values.chunks(SUB_BLOCK as usize).enumerate() {
-            let largest = chunk.iter().map(|(v, _)| v.abs()).fold(0.0, f64::max);
-            let scale_bound = chunk.iter().map(|(_, b)| *b).fold(0.0, f64::max);
-            for (i, (value, bound)) in chunk.iter().enumerate() {
-                let index = block * SUB_BLOCK as usize + i;
-                let found = f64::from(self.after.get(index).map_or(0, |b| *b as i8));
-                let steps = if largest == 0.0 { 0.0 } else { value * 127.0 / largest };
-                let slack = if largest == 0.0 { 0.0 } else { (bound + scale_bound) * 127.0 / largest + 1e-4 };
-                if (found - steps).abs() > 0.5 + slack {
-                    return Err(self.fail(
-                        index,
-                        format!("{found}"),
-                        format!("{steps:.4} rounded, ± {slack:.2e}"),
-                    ));
-                }
-            }
+            self.quants_of_block(block * SUB_BLOCK as usize, chunk)?;
         }
         self.unchanged_from(values.len())
+    }
+
+    /// A quant must be what the true value, moved by at most its bound and the scale's, rounds to.
+    fn quants_of_block(&self, first: usize, chunk: &[(f64, f64)]) -> Result<(), Mismatch> {
+        let largest = chunk.iter().map(|(v, _)| v.abs()).fold(0.0, f64::max);
+        let scale_bound = chunk.iter().map(|(_, b)| *b).fold(0.0, f64::max);
+        for (index, (value, bound)) in (first..).zip(chunk) {
+            let found = f64::from(self.after.get(index).map_or(0, |b| *b as i8));
+            let steps = if largest == 0.0 { 0.0 } else { value * 127.0 / largest };
+            let slack = if largest == 0.0 { 0.0 } else { (bound + scale_bound) * 127.0 / largest + 1e-4 };
+            if (found - steps).abs() > 0.5 + slack {
+                return Err(self.fail(
+                    index,
+                    format!("{found}"),
+                    format!("{steps:.4} rounded, ± {slack:.2e}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn q8(&self, blocks: &[Q8Block]) -> Result<(), Mismatch> {
+        let mut touched = vec![false; self.after.len()];
+        for block in blocks {
+            self.quants_of_block(block.quants, &block.values)?;
+            let of = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+            let scale = of(&mut block.values.iter().map(|(v, _)| v.abs())) / 127.0;
+            let bound = of(&mut block.values.iter().map(|(_, b)| *b)) / 127.0;
+            self.half(block.scale, scale, bound + 2.0 * U * scale)?;
+            touched[block.quants..block.quants + block.values.len()].fill(true);
+            touched[block.scale..block.scale + 2].fill(true);
+        }
+        self.rest_unchanged(&touched)
     }
 
     fn meta(&self, values: &[(f64, f64)], quants: &[u8]) -> Result<(), Mismatch> {

@@ -10,6 +10,7 @@ pub mod ffn;
 pub mod gemm;
 pub mod gemv;
 mod judge;
+mod kv_rows;
 pub mod norm;
 mod operation;
 mod quantize;
@@ -20,5 +21,5 @@ mod rows;
 pub mod sample;
 
 pub use judge::{Mismatch, judge};
-pub use operation::{Cost, Expect, Link, Operation, Trial, TrialArg};
+pub use operation::{Cost, Expect, Link, Operation, Q8Block, Trial, TrialArg};
 pub use rows::Rows;

@@ -34,6 +34,20 @@ pub enum Expect {
     /// Scales and sums of activation blocks of the same values: a scale within the bound of the block's largest value;
     /// sums must be those of the quants, which are the argument before this one. Blocks beyond stay unchanged.
     Meta(Vec<(f64, f64)>),
+    /// Blocks of q8_0; all other bytes unchanged.
+    Q8(Vec<Q8Block>),
+}
+
+/// A block of 32 i8 quants with an f16 scale: the scale within the bound of the largest value, the quants as in
+/// [`Expect::Quants`].
+#[derive(Clone, Debug)]
+pub struct Q8Block {
+    /// Where the quants begin, bytes.
+    pub quants: usize,
+    /// Where the scale lies, bytes.
+    pub scale: usize,
+    /// Values with their bounds.
+    pub values: Vec<(f64, f64)>,
 }
 
 /// One argument of a trial.

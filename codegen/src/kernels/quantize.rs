@@ -36,6 +36,44 @@ pub(super) fn store_quad(x: [V<f32>; 4], place: V<u32>, quants: Out<u32>, meta: 
     }
 }
 
+/// As [`store_quad`] with the 8 lanes of a block 2 lanes apart (lanes 0, 2, … 14 of a half warp and 1, 3, … 15), stored
+/// only where `there` holds, which is one value for all lanes of a block.
+#[device]
+pub(super) fn store_quad_spread(
+    x: [V<f32>; 4],
+    place: V<u32>,
+    there: V<bool>,
+    quants: Out<u32>,
+    meta: Out<u32>,
+) {
+    let mut largest = max_nan(max_nan(abs(x[0]), abs(x[1])), max_nan(abs(x[2]), abs(x[3])));
+    for step in each([8, 4, 2]) {
+        largest = max_nan(largest, shuffle_xor(largest, step));
+    }
+    let inverse = inverse_scale(largest);
+    let q = x.map(|v| (v * inverse).round_to_i32());
+    let word = (q[0] & 255 | (q[1] & 255) << 8 | (q[2] & 255) << 16 | q[3] << 24).as_u32();
+    let mut half = q[0] + q[1] + q[2] + q[3];
+    for step in each([4, 2]) {
+        half = half + shuffle_xor(half, step);
+    }
+    let other = shuffle_xor(half, 8);
+    if there {
+        quants.at(place).store(word);
+        if place % 8 == 0 {
+            let sums = (half & 0xffff | other << 16).as_u32();
+            meta.at(place / 8 * 2).store_x2([(largest / 127.0).bits(), sums]);
+        }
+    }
+}
+
+/// The quant of a lane's value and the scale, when a warp's values are a block.
+#[device]
+pub(super) fn block_of_warp(x: V<f32>) -> (V<i32>, V<f32>) {
+    let largest = largest_of_lanes(abs(x), 32);
+    ((x * inverse_scale(largest)).round_to_i32(), largest / 127.0)
+}
+
 /// Quantizes one value a lane, a warp a block, and stores them: `block` is the block's index.
 #[device]
 pub(super) fn store_lane(x: V<f32>, block: V<u32>, quants: Out<u8>, meta: Out<u32>) {

@@ -1,11 +1,12 @@
 //! What happens to Q, K and V between their matrices and attention: biases, rotation, and the append to the cache.
 
+use super::kv_rows::KvRows;
 use super::operation::{Cost, Expect, Operation, Trial};
 use super::reference;
 use super::rows::{Control, Row, Rows, for_row};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::rng::Rng;
-use ::plan::RopeKind;
+use ::plan::{KvType, RopeKind};
 
 /// Threads of a CTA: one pair each.
 const THREADS: u32 = 128;
@@ -23,6 +24,8 @@ pub struct RopeAppend {
     pub kind: RopeKind,
     /// Whether biases are added first.
     pub bias: bool,
+    /// Element type of the caches.
+    pub kv: KvType,
     /// Rows of the step.
     pub rows: Rows,
 }
@@ -36,8 +39,23 @@ impl RopeAppend {
         self.n_kv_heads * self.head_dim / 2
     }
 
-    const fn pairs(&self) -> u32 {
-        self.q_pairs() + 2 * self.kv_pairs()
+    /// Rows of the caches.
+    const fn kv_rows(&self) -> KvRows {
+        KvRows::new(self.kv, self.kv_dim())
+    }
+
+    /// Threads before those of K: one a pair of Q, and for blocks of K and V, which are a warp each, up to a whole warp.
+    const fn q_units(&self) -> u32 {
+        if self.kv_rows().in_blocks() { self.q_pairs().next_multiple_of(32) } else { self.q_pairs() }
+    }
+
+    /// Threads of K, and of V: one a pair, or one an element of a block.
+    const fn kv_units(&self) -> u32 {
+        if self.kv_rows().in_blocks() { self.kv_dim() } else { self.kv_pairs() }
+    }
+
+    const fn ctas(&self) -> u32 {
+        (self.q_units() + 2 * self.kv_units()).div_ceil(THREADS)
     }
 
     const fn q_dim(&self) -> u32 {
@@ -113,7 +131,7 @@ struct Rotation {
 fn rotate_and_append(s: &RopeAppend, r: Rotation, b: Option<Biases>, qkv: InOut<f32>, here: Row) {
     let unit = block_idx_x() * THREADS + thread_idx_x();
     let position = here.control(r.control).at(1).load();
-    let [k_cache, v_cache] = here.caches(s.rows, r.control, r.kv);
+    let caches = here.caches(s.rows, r.control, r.kv);
     let angles = r.table.offset(position * s.head_dim);
     let qkv = here.of(qkv, s.q_dim() + 2 * s.kv_dim());
     if unit < s.q_pairs() {
@@ -122,44 +140,90 @@ fn rotate_and_append(s: &RopeAppend, r: Rotation, b: Option<Biases>, qkv: InOut<
         qkv.at(first).store(turned[0] * s.q_scale());
         qkv.at(second).store(turned[1] * s.q_scale());
     } else {
-        if unit < s.q_pairs() + s.kv_pairs() {
-            let (first, second, i) = place_of(s, unit - s.q_pairs());
-            let pair = load_pair(qkv.offset(s.q_dim()), b.map(|b| b.k), first, second);
-            let turned = rotate(pair, angles.at(i * 2).load_x2());
-            let cache: Out<F16> = at_address(k_cache);
-            let row = cache.offset(position * s.kv_dim());
-            row.at(first).store(turned[0].to_f16());
-            row.at(second).store(turned[1].to_f16());
-        } else {
-            if unit < s.pairs() {
-                let first = (unit - (s.q_pairs() + s.kv_pairs())) * 2;
-                let pair = load_pair(qkv.offset(s.q_dim() + s.kv_dim()), b.map(|b| b.v), first, first + 1);
-                let cache: Out<F16> = at_address(v_cache);
-                let row = cache.offset(position * s.kv_dim());
-                row.at(first).store(pair[0].to_f16());
-                row.at(first + 1).store(pair[1].to_f16());
+        let new = NewRow { qkv: qkv.offset(s.q_dim()), angles, place: s.kv_rows().place(position) };
+        if s.kv_rows().in_blocks() {
+            if unit >= s.q_units() {
+                append_element(s, unit - s.q_units(), new, b, caches);
             }
+        } else {
+            append_pair(s, unit, new, b, caches);
         }
     }
 }
 
-/// q = rope(q) / √head_dim; K[pos] = f16(rope(k)); V[pos] = f16(v)
-/// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) f16
-/// layout   one thread a pair: Q, then K, then V; V's pairs are neighbours
-/// launch   grid (pairs / 128, rows), block 128, shared 0
+/// A row's K and V on their way into the caches.
+#[derive(Clone, Copy)]
+struct NewRow {
+    /// K, then V.
+    qkv: InOut<f32>,
+    /// `(cos, sin)` of its position.
+    angles: In<f32>,
+    /// Where its rows of the caches begin.
+    place: V<u32>,
+}
+
+/// A thread's pair of K or V.
+#[device]
+fn append_pair(s: &RopeAppend, unit: V<u32>, new: NewRow, b: Option<Biases>, caches: [V<u64>; 2]) {
+    if unit < s.q_pairs() + s.kv_pairs() {
+        let (first, second, i) = place_of(s, unit - s.q_pairs());
+        let pair = load_pair(new.qkv, b.map(|b| b.k), first, second);
+        let turned = rotate(pair, new.angles.at(i * 2).load_x2());
+        s.kv_rows().store(caches[0], new.place, [first, second], turned);
+    } else {
+        if unit < s.q_pairs() + s.kv_pairs() * 2 {
+            let first = (unit - (s.q_pairs() + s.kv_pairs())) * 2;
+            let pair = load_pair(new.qkv.offset(s.kv_dim()), b.map(|b| b.v), first, first + 1);
+            s.kv_rows().store(caches[1], new.place, [first, first + 1], pair);
+        }
+    }
+}
+
+/// A thread's element of K or V, a warp's block: both threads of a pair rotate it, each for its own element.
+#[device]
+fn append_element(s: &RopeAppend, unit: V<u32>, new: NewRow, b: Option<Biases>, caches: [V<u64>; 2]) {
+    if unit < s.kv_dim() {
+        let half = s.head_dim / 2;
+        let (head, e) = (unit / s.head_dim, unit % s.head_dim);
+        let (pair_in_head, is_second) = match s.kind {
+            RopeKind::Norm => (e / 2, e % 2 == 1),
+            RopeKind::Neox => (e % half, e >= half),
+        };
+        let (first, second, i) = place_of(s, head * half + pair_in_head);
+        let pair = load_pair(new.qkv, b.map(|b| b.k), first, second);
+        let turned = rotate(pair, new.angles.at(i * 2).load_x2());
+        let value = select(is_second, turned[1], turned[0]);
+        s.kv_rows().store_block(caches[0], new.place, unit, value);
+    } else {
+        if unit < s.kv_dim() * 2 {
+            let element = unit - s.kv_dim();
+            let value = new.qkv.at(s.kv_dim() + element).load();
+            let value = match b {
+                Some(b) => value + b.v.at(element).load(),
+                None => value,
+            };
+            s.kv_rows().store_block(caches[1], new.place, element, value);
+        }
+    }
+}
+
+/// q = rope(q) / √head_dim; K[pos] = kv(rope(k)); V[pos] = kv(v)
+/// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) in rows of the cache's type kv
+/// layout   one thread a pair: Q, then K, then V; V's pairs are neighbours; into q8_0 one thread an element of K and V, a warp a block
+/// launch   grid (threads / 128, rows), block 128, shared 0
 /// source   Su et al. 2021; NORM and NEOX pairs as in GGML
-#[kernel(grid = (s.pairs().div_ceil(THREADS), s.rows.count), block = THREADS)]
+#[kernel(grid = (s.ctas(), s.rows.count), block = THREADS)]
 pub fn rope_append(s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<f32>, kv: In<u64>) {
     let rotation = Rotation { control, table, kv };
     for_row(s.rows.count, block_idx_y(), control, |here| rotate_and_append(s, rotation, None, qkv, here));
 }
 
-/// q = rope(q + bq) / √head_dim; K[pos] = f16(rope(k + bk)); V[pos] = f16(v + bv)
+/// q = rope(q + bq) / √head_dim; K[pos] = kv(rope(k + bk)); V[pos] = kv(v + bv)
 /// shapes   as rope_append · bq (q_dim), bk, bv (kv_dim) f32
 /// layout   as rope_append
 /// launch   as rope_append
 /// source   as rope_append; biases as in Qwen2
-#[kernel(grid = (s.pairs().div_ceil(THREADS), s.rows.count), block = THREADS)]
+#[kernel(grid = (s.ctas(), s.rows.count), block = THREADS)]
 pub fn rope_append_bias(
     s: &RopeAppend,
     control: In<u32>,
@@ -192,7 +256,8 @@ impl Operation for RopeAppend {
         let rows = u64::from(self.rows.count);
         let qkv = u64::from(self.q_dim() + 2 * self.kv_dim());
         let biases = if self.bias { qkv * 4 } else { 0 };
-        let a_row = qkv * 4 + u64::from(self.head_dim) * 4 + u64::from(self.q_dim() + self.kv_dim()) * 4;
+        let a_row = qkv * 4 + u64::from(self.head_dim + self.q_dim()) * 4;
+        let a_row = a_row + 2 * u64::from(self.kv_rows().bytes());
         Cost { bytes: biases + rows * a_row, macs: 2 * rows * qkv }
     }
 
@@ -206,7 +271,7 @@ impl Operation for RopeAppend {
         let lengths: &[u32] = if self.bias { &[self.q_dim(), self.kv_dim(), self.kv_dim()] } else { &[] };
         let biases: Vec<Vec<f32>> = lengths.iter().map(|n| normal(*n)).collect();
         let before = normal((self.q_dim() + 2 * self.kv_dim()) * self.rows.count);
-        let (mut qkv, mut caches) = (Vec::new(), vec![[vec![], vec![]]; n]);
+        let (mut qkv, mut caches) = (Vec::new(), vec![[None, None]; n]);
         let active = control.rows.iter().take(control.active as usize);
         for (row, control) in before.chunks(before.len() / n).zip(active) {
             let bias = biases.concat();
@@ -219,20 +284,18 @@ impl Operation for RopeAppend {
             qkv.extend(
                 q.into_iter().chain(row[self.q_dim() as usize..].iter().map(|v| (f64::from(*v), 0.0))),
             );
-            let first = (position * self.kv_dim()) as usize;
-            let place = |x: Bounded| x.into_iter().enumerate().map(|(i, (v, b))| (first + i, v, b)).collect();
-            caches[control[2] as usize] = [place(k), place(v)];
+            caches[control[2] as usize] = [k, v].map(|x| Some((position, x)));
         }
         let qkv = qkv.into_iter().enumerate().map(|(i, (v, b))| (i, v, b)).collect();
         let trial = Trial::new(seed).input(control.bytes()).input(reference::bytes_f32(&table));
         let trial = biases.iter().fold(trial, |t, bias| t.input(reference::bytes_f32(bias)));
         let trial = trial.in_out(reference::bytes_f32(&before), Expect::NearF32(qkv));
-        let cache_bytes = (TRIAL_POSITIONS * self.kv_dim()) as usize * 2;
+        let cache_bytes = (TRIAL_POSITIONS * self.kv_rows().bytes()) as usize;
         let trial = trial.caches(self.rows, n, 0);
         caches
             .into_iter()
             .flatten()
-            .fold(trial, |t, places| t.linked(vec![0xcd; cache_bytes], Expect::NearF16(places)))
+            .fold(trial, |t, row| t.linked(vec![0xcd; cache_bytes], self.kv_rows().expect(row)))
     }
 }
 

@@ -79,8 +79,12 @@ impl Planner<'_> {
     /// Caches of one sequence.
     fn caches(&self) -> Vec<BufferDesc> {
         let d = &self.spec.dims;
-        let cache =
-            |slot| BufferDesc { slot, bytes: 0, bytes_per_pos: u64::from(d.kv_dim()) * 2, place: Place::Own };
+        let cache = |slot| BufferDesc {
+            slot,
+            bytes: 0,
+            bytes_per_pos: u64::from(d.kv_type.row_bytes(d.kv_dim())),
+            place: Place::Own,
+        };
         (0..d.n_layers).flat_map(|layer| [Slot::KCache(layer), Slot::VCache(layer)]).map(cache).collect()
     }
 

@@ -67,6 +67,8 @@ impl StepPlanner<'_, '_> {
             n_kv_heads: d.n_kv_heads,
             head_dim: d.head_dim,
             n_splits: Attend::splits_for(d.n_kv_heads, self.planner.device.n_sms),
+            window: None,
+            kv: d.kv_type,
             rows: Rows::new(self.rows, d.n_layers),
         }
     }
@@ -204,6 +206,7 @@ impl StepPlanner<'_, '_> {
             head_dim: d.head_dim,
             kind: d.rope_kind,
             bias: d.qkv_bias,
+            kv: d.kv_type,
             rows: Rows::new(self.rows, d.n_layers),
         };
         let mut uses = vec![Use::Slot(Slot::Control), Use::Slot(Slot::RopeTable)];

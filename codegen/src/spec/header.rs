@@ -104,6 +104,7 @@ impl ModelSpec {
             rope_base: header.number("rope.freq_base").unwrap_or(10_000.0) as f32,
             qkv_bias,
             tied_head: !header.tensors.contains_key(&Role::Output.tensor_name(None)),
+            kv_type: plan::KvType::default(),
         };
         let mut spec = ModelSpec { name: name.into(), dims, types: TensorTypes::default() };
         spec.check_dims()?;

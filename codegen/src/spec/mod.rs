@@ -12,7 +12,7 @@ pub use device::Device;
 pub use types::{LayerTypes, TensorTypes};
 
 use crate::layout::SUB_BLOCK;
-use ::plan::{Dims, QType, Role};
+use ::plan::{Dims, KvType, QType, Role};
 use std::fmt::Write as _;
 
 /// A model as codegen sees it: hyperparameters and the type of every tensor.
@@ -225,8 +225,22 @@ impl ModelSpec {
                 return fail(field, found, format!("it must be {least} to {most}"));
             }
         }
-        if ![64, 128, 256].contains(&d.head_dim) {
-            return fail("head_dim", d.head_dim, "attention kernels exist for 64, 128 and 256".into());
+        if !(d.head_dim.is_multiple_of(16) && (16..=256).contains(&d.head_dim)) {
+            return fail("head_dim", d.head_dim, "attention takes multiples of 16 from 16 to 256".into());
+        }
+        if !d.q_dim().is_multiple_of(SUB_BLOCK) {
+            let needed = format!(
+                "n_heads x head_dim = {} must be a multiple of 32, a block of activations",
+                d.q_dim()
+            );
+            return fail("n_heads", d.n_heads, needed);
+        }
+        if d.kv_type == KvType::Q8_0 && !d.kv_dim().is_multiple_of(32) {
+            let needed = format!(
+                "a cache of q8_0 needs n_kv_heads x head_dim = {} to be a multiple of 32",
+                d.kv_dim()
+            );
+            return fail("n_kv_heads", d.n_kv_heads, needed);
         }
         if !d.n_heads.is_multiple_of(d.n_kv_heads) {
             return fail("n_kv_heads", d.n_kv_heads, format!("it must divide n_heads = {}", d.n_heads));

@@ -1,7 +1,7 @@
 //! The TOML form of a spec: `models/*.toml`.
 
 use super::{LayerTypes, ModelSpec, SpecError, TensorTypes};
-use ::plan::{Dims, QType, Role, RopeKind};
+use ::plan::{Dims, KvType, QType, Role, RopeKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -23,6 +23,9 @@ struct SpecToml {
     rope_base: f64,
     qkv_bias: bool,
     tied_head: bool,
+    /// f16 when it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_type: Option<String>,
     types: BTreeMap<String, TypeToml>,
 }
 
@@ -84,6 +87,13 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         };
         types.insert(role, layer_types);
     }
+    let kv_name = form.kv_type.as_deref().unwrap_or(KvType::default().name());
+    let kv_type = KvType::from_name(kv_name).ok_or_else(|| SpecError::Field {
+        name: form.name.clone(),
+        field: "kv_type".into(),
+        found: kv_name.into(),
+        needed: "it must be f16, f32 or q8_0".into(),
+    })?;
     let dims = Dims {
         architecture: form.architecture.into(),
         vocab_size: form.vocab_size,
@@ -102,6 +112,7 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         rope_base: form.rope_base as f32,
         qkv_bias: form.qkv_bias,
         tied_head: form.tied_head,
+        kv_type,
     };
     Ok(ModelSpec { name: form.name, dims, types: TensorTypes(types) })
 }
@@ -137,6 +148,7 @@ pub(super) fn print(spec: &ModelSpec) -> String {
         rope_base: shortest(d.rope_base),
         qkv_bias: d.qkv_bias,
         tied_head: d.tied_head,
+        kv_type: (d.kv_type != KvType::default()).then(|| d.kv_type.name().into()),
         types: types.collect(),
     };
     toml::to_string(&form).unwrap_or_default()

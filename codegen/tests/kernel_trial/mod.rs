@@ -1,14 +1,14 @@
 //! Running a trial of an operation on the emulator, through the text that ships.
 
 use emulator::{Checks, Config, Machine, Outcome};
-use monomorph_codegen::kernels::{Operation, judge};
+use monomorph_codegen::kernels::{Operation, Trial, judge};
 
 pub fn machine() -> Machine {
     Machine::new(Config { threads: 0, checks: Checks::Full })
 }
 
-/// Runs one trial of an operation and says what is wrong with its results.
-fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<(), String> {
+/// What a launch of an operation leaves in the arguments of a trial.
+pub fn run(machine: &Machine, operation: &dyn Operation, trial: &Trial) -> Result<Vec<Vec<u8>>, String> {
     let kernel = operation.build().map_err(|e| e.to_string())?;
     let target = ptx::Target { sm: 90, arch_specific: false };
     let module = monomorph_codegen::lower::lower(&kernel, target, "k").map_err(|e| e.to_string())?;
@@ -18,7 +18,6 @@ fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<()
     let module = ptx::verify::verify(ptx::parse::parse(&text).map_err(|e| e.to_string())?)
         .map_err(|e| e.to_string())?;
     let program = machine.load(&module).map_err(|e| e.to_string())?;
-    let trial = operation.trial(seed);
     assert_eq!(trial.n_params(), kernel.params.len(), "{}", operation.name());
     let addresses: Vec<u64> =
         trial.args.iter().map(|arg| machine.alloc(arg.before.len() as u64).unwrap()).collect();
@@ -38,6 +37,14 @@ fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<()
         machine.free(*address).unwrap();
         after.push(arg.unlinked(&bytes));
     }
+    Ok(after)
+}
+
+/// Runs one trial of an operation and says what is wrong with its results.
+fn attempt(machine: &Machine, operation: &dyn Operation, seed: u64) -> Result<(), String> {
+    let trial = operation.trial(seed);
+    let after = run(machine, operation, &trial)?;
+    let kernel = operation.build().map_err(|e| e.to_string())?;
     let names: Vec<String> = kernel.params.iter().map(|p| p.name.clone()).collect();
     judge(&trial, &names, &after).map_err(|e| e.to_string())
 }

@@ -25,6 +25,7 @@ fn table() -> Table {
         rope_base: 1e6,
         qkv_bias: true,
         tied_head: false,
+        kv_type: Default::default(),
     };
     Table {
         spec: Cow::Borrowed("synth"),

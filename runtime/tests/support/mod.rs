@@ -378,5 +378,6 @@ pub fn toy_dims() -> Dims {
         rope_base: 10_000.0,
         qkv_bias: false,
         tied_head: true,
+        kv_type: Default::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! The second launch of attention: the stretches become one vector, quantized for the output matrix.
 
 use super::scene::Scene;
-use super::{Attend, stretch_of};
+use super::{Attend, seen_of, stretch_of};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::gemv::act_bytes;
 use crate::kernels::operation::{Cost, Operation, Trial};
@@ -14,10 +14,10 @@ pub struct AttendMerge(pub Attend);
 
 /// x = Σ_i o_i e^(m_i − m) / Σ_i l_i e^(m_i − m), quantized
 /// shapes   control as in the plan · partial, stats as attend_split · quants (row, q_dim) i8 · meta (row, q_dim / 32)
-/// layout   a CTA merges one query head, a thread one element, a warp one activation block
+/// layout   a CTA merges one query head (two, where a head is no whole number of blocks), a thread one element, a warp one activation block
 /// launch   grid (n_heads, rows), block head_dim, shared 0
 /// source   Dao et al. 2023 (flash decoding)
-#[kernel(grid = (s.0.n_heads, s.0.rows.count), block = s.0.head_dim)]
+#[kernel(grid = (s.0.n_heads / s.0.merged_heads(), s.0.rows.count), block = s.0.head_dim * s.0.merged_heads())]
 pub fn attend_merge(
     s: &AttendMerge,
     control: In<u32>,
@@ -28,12 +28,15 @@ pub fn attend_merge(
 ) {
     let s = &s.0;
     for_row(s.rows.count, block_idx_y(), control, |here| {
-        let (head, e) = (block_idx_x(), thread_idx_x());
+        let (head, e) = match s.merged_heads() {
+            1 => (block_idx_x(), thread_idx_x()),
+            n => (block_idx_x() * n + thread_idx_x() / s.head_dim, thread_idx_x() % s.head_dim),
+        };
         let (kv_head, g) = (head / s.group(), head % s.group());
-        let len = here.control(control).at(1).load() + 1;
+        let seen = seen_of(s, here.control(control).at(1).load() + 1);
         let (partial, stats) = (here.of(partial, s.partials()), here.of(stats, s.stats()));
-        let stretch = stretch_of(s, len);
-        let n_active = (len + (stretch - 1)) / stretch;
+        let stretch = stretch_of(s, seen);
+        let n_active = (seen + (stretch - 1)) / stretch;
         let row = kv_head * s.n_splits * s.group() + g;
         let mut largest = stats.at(row * 2).load();
         for i in 1..n_active {
@@ -48,7 +51,7 @@ pub fn attend_merge(
             sum = fma(pair[1], weight, sum);
             o = fma(partial.at(at * s.head_dim + e).load(), weight, o);
         }
-        let block = head * (s.head_dim / 32) + warp_id();
+        let block = block_idx_x() * (s.head_dim * s.merged_heads() / 32) + warp_id();
         quantize::store_lane(o / sum, block, here.of(quants, s.q_dim()), here.of(meta, s.q_dim() / 16));
     });
 }
@@ -99,16 +102,15 @@ impl AttendMerge {
     /// Fills in the stretches of one head of one row, and gives its outputs in f64 with bounds.
     fn merged(&self, scene: &Scene, head: u32, partial: &mut [f32], stats: &mut [f32]) -> Vec<(f64, f64)> {
         let s = &self.0;
-        let stretch = s.stretch(scene.len);
-        for split in 0..scene.len.div_ceil(stretch) {
-            let x = scene.stretch(s, head, split * stretch..scene.len.min((split + 1) * stretch));
+        for (split, positions) in (0..).zip(s.stretches(scene.len)) {
+            let x = scene.stretch(s, head, positions);
             let row = ((head / s.group() * s.n_splits + split) * s.group() + head % s.group()) as usize;
             (stats[2 * row], stats[2 * row + 1]) = (x.m as f32, x.l as f32);
             for (e, o) in x.o.iter().enumerate() {
                 partial[row * s.head_dim as usize + e] = *o as f32;
             }
         }
-        let whole = scene.stretch(s, head, 0..scene.len);
+        let whole = scene.stretch(s, head, scene.len - s.seen(scene.len)..scene.len);
         // Inputs were rounded to f32 (also the maxima, which stand in exponents), then each stretch costs two
         // roundings and an exp.
         let relative =

@@ -5,12 +5,15 @@ use crate::kernels::reference;
 use crate::kernels::rows::Control;
 use crate::rng::Rng;
 
+/// Stands in a term's magnitude for what is lost where it lies below f32's normal numbers: a millionth of it is more.
+pub(super) const BELOW_RANGE: f64 = 1e-36;
+
 /// A cache of random keys and values with queries that see it, and what attention makes of them in f64.
 pub(super) struct Scene {
     pub(super) len: u32,
     pub(super) q: Vec<f32>,
-    pub(super) k: Vec<u16>,
-    pub(super) v: Vec<u16>,
+    pub(super) k: Vec<u8>,
+    pub(super) v: Vec<u8>,
 }
 
 /// The state of one stretch of one head in f64: maximum, sum, outputs with their magnitudes, and the relative error
@@ -31,9 +34,12 @@ impl Scene {
         let lens =
             [1, 2, STRETCH_UNIT - 1, STRETCH_UNIT, STRETCH_UNIT + 1, 200, STRETCH_UNIT * s.n_splits + 3];
         let len = lens[rng.below(lens.len() as u32) as usize];
-        let mut halves = |n: u32| (0..n).map(|_| ptx::sem::f32_to_f16(rng.normal())).collect::<Vec<u16>>();
-        let row = s.n_kv_heads * s.head_dim;
-        let (k, v) = (halves(len * row), halves(len * row));
+        let rows = s.kv_rows();
+        let (mut k, mut v) = (rows.random(&mut rng, len), rows.random(&mut rng, len));
+        // What is not seen would show: these are NaN in every type.
+        let hidden = ((len - s.seen(len)) * rows.bytes()) as usize;
+        k[..hidden].fill(0xff);
+        v[..hidden].fill(0xff);
         // Even weights, a few strong ones, or scores so far apart that one position takes all.
         let scale = [2.0, 20.0, 200.0][(seed % 3) as usize] / (s.head_dim as f32).sqrt();
         let q = (0..s.n_heads * s.head_dim).map(|_| rng.normal() * scale).collect();
@@ -42,9 +48,9 @@ impl Scene {
 
     pub(super) fn stretch(&self, s: &Attend, head: u32, positions: std::ops::Range<u32>) -> Stretch {
         let dim = s.head_dim as usize;
-        let row = |cache: &[u16], p: u32| -> Vec<f64> {
-            let at = (p * s.n_kv_heads + head / s.group()) as usize * dim;
-            cache[at..at + dim].iter().map(|h| f64::from(ptx::sem::f16_to_f32(*h))).collect()
+        let row = |cache: &[u8], p: u32| -> Vec<f64> {
+            let first = head / s.group() * s.head_dim;
+            (first..first + s.head_dim).map(|e| s.kv_rows().decode(cache, p, e)).collect()
         };
         let q: Vec<f64> = self.q[head as usize * dim..][..dim].iter().map(|v| f64::from(*v)).collect();
         let dot = |p: u32| {
@@ -61,7 +67,7 @@ impl Scene {
             out.l += weight;
             for (e, v) in row(&self.v, p).into_iter().enumerate() {
                 out.o[e] += weight * v;
-                out.magnitude[e] += (weight * v).abs();
+                out.magnitude[e] += (weight * v).abs() + BELOW_RANGE;
             }
         }
         // A term is rescaled once a turn, each time by an exp of two ulps and a rounding; its score's error is absolute
@@ -82,8 +88,4 @@ impl Scene {
         }
         (control, scenes)
     }
-}
-
-pub(super) fn bytes_u16(values: &[u16]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }

@@ -1,7 +1,7 @@
 //! The first launch of attention: each stretch of positions on its own.
 
-use super::scene::{Scene, bytes_u16};
-use super::{Attend, LEAST, PER_LANE, WARPS, stretch_of};
+use super::scene::Scene;
+use super::{Attend, LEAST, PER_LANE, WARPS, seen_of, stretch_of};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::operation::{Cost, Expect, Operation, Trial};
 use crate::kernels::reference;
@@ -11,21 +11,21 @@ use crate::kernels::rows::for_row;
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttendSplit(pub Attend);
 
-/// Eight halves from one 16-byte load.
+/// Which eight elements of a head a lane holds; lanes beyond the last repeat it, and what they hold is not used.
 #[device]
-fn load_halves(row: In<u32>) -> Vec<V<f32>> {
-    let words = row.at(0).load_x4();
-    let mut out = Vec::new();
-    for w in each(words) {
-        let [low, high] = unpack_f16(w);
-        out.push(low.to_f32());
-        out.push(high.to_f32());
-    }
-    out
+fn part_of(s: &Attend) -> V<u32> {
+    let part = lane_id() % s.lanes();
+    if s.lanes() == s.holding_lanes() { part } else { min(part, s.holding_lanes() - 1) }
+}
+
+/// Whether a lane holds elements that no other lane of its team holds.
+#[device]
+fn holds(s: &Attend) -> V<bool> {
+    lane_id() % s.lanes() < s.holding_lanes()
 }
 
 /// m = max s_p, l = Σ e^(s_p − m), o = Σ e^(s_p − m) v_p over one stretch, with s_p = q·k_p
-/// shapes   control as in the plan · qkv: q (row, n_heads, head_dim) f32, scaled · kv (sequence) of the addresses of K, V (position, n_kv_heads, head_dim) f16 · partial (row, kv head, stretch, group, head_dim) f32 · stats likewise of (m, l)
+/// shapes   control as in the plan · qkv: q (row, n_heads, head_dim) f32, scaled · kv (sequence) of the addresses of K, V (position, n_kv_heads, head_dim) in rows of the cache's type · partial (row, kv head, stretch, group, head_dim) f32 · stats likewise of (m, l)
 /// layout   head_dim / 8 lanes hold a position, 8 elements each; K and V are read once for all query heads of a group
 /// launch   grid (n_splits, n_kv_heads, rows), block 128; stretches beyond the length return at once
 /// source   Dao et al. 2022 and 2023 (flash decoding); exp by polynomial
@@ -43,11 +43,15 @@ pub fn attend_split(
         let (split, kv_head) = (block_idx_x(), block_idx_y());
         let len = here.control(control).at(1).load() + 1;
         let [k_cache, v_cache] = here.caches(s.rows, control, kv);
-        let stretch = stretch_of(s, len);
-        let start = split * stretch;
+        let seen = seen_of(s, len);
+        let stretch = stretch_of(s, seen);
+        let start = match s.window {
+            Some(_) => len - seen + split * stretch,
+            None => split * stretch,
+        };
         if start < len {
             let end = min(start + stretch, len);
-            let part = lane_id() % s.lanes();
+            let part = part_of(s);
             let team = warp_id() * s.teams_per_warp() + lane_id() / s.lanes();
             let qkv = here.of(qkv, s.qkv_dim());
             let mut q = Vec::new();
@@ -74,7 +78,8 @@ struct Head {
 
 /// The state of a team after its positions.
 #[device]
-fn attend_stretch(s: &Attend, q: Vec<Vec<V<f32>>>, caches: [In<F16>; 2], h: Head) -> TeamState {
+fn attend_stretch(s: &Attend, q: Vec<Vec<V<f32>>>, caches: [In<u8>; 2], h: Head) -> TeamState {
+    let rows = s.kv_rows();
     let Head { element, team, start, end } = h;
     let [k_cache, v_cache] = caches;
     let mut m = vec![dev(LEAST); s.group() as usize];
@@ -84,13 +89,16 @@ fn attend_stretch(s: &Attend, q: Vec<Vec<V<f32>>>, caches: [In<F16>; 2], h: Head
     for turn in 0..turns {
         let position = start + turn * s.step() + team;
         let there = position < end;
-        let place = min(position, end - 1) * (s.n_kv_heads * s.head_dim);
-        let k = load_halves(k_cache.offset(place).offset(element).cast::<u32>());
-        let v = load_halves(v_cache.offset(place).offset(element).cast::<u32>());
+        let place = rows.place(min(position, end - 1));
+        let k = rows.widen(&rows.fetch(k_cache, place, element));
+        let v = rows.widen(&rows.fetch(v_cache, place, element));
         for g in unroll(0..s.group() as usize) {
             let mut dot = q[g][0] * k[0];
             for e in unroll(1..PER_LANE as usize) {
                 dot = fma(q[g][e], k[e], dot);
+            }
+            if s.lanes() != s.holding_lanes() {
+                dot = select(holds(s), dot, 0.0);
             }
             let score = select(there, sum_lanes(dot, s.lanes()), f32::NEG_INFINITY);
             let largest = max(m[g], score);
@@ -119,6 +127,12 @@ struct Results {
     stats: Out<f32>,
 }
 
+#[device]
+fn store_part(acc: &[V<f32>], place: Shared<f32>) {
+    place.at(0).store_x4([acc[0], acc[1], acc[2], acc[3]]);
+    place.at(4).store_x4([acc[4], acc[5], acc[6], acc[7]]);
+}
+
 /// Merges the teams of a CTA in their order and stores the stretch's `o` and `(m, l)` for each query head.
 #[device]
 fn merge_teams(s: &Attend, team: V<u32>, state: TeamState, row: V<u32>, to: Results) {
@@ -130,8 +144,13 @@ fn merge_teams(s: &Attend, team: V<u32>, state: TeamState, row: V<u32>, to: Resu
     for g in unroll(0..group) {
         let acc = &state.acc[g as usize];
         let place = outputs.offset((team * group + g) * s.head_dim + part * PER_LANE);
-        place.at(0).store_x4([acc[0], acc[1], acc[2], acc[3]]);
-        place.at(4).store_x4([acc[4], acc[5], acc[6], acc[7]]);
+        if s.lanes() == s.holding_lanes() {
+            store_part(acc, place);
+        } else {
+            if holds(s) {
+                store_part(acc, place);
+            }
+        }
         if part == 0 {
             pairs.at((team * group + g) * 2).store_x2([state.m[g as usize], state.l[g as usize]]);
         }
@@ -183,8 +202,7 @@ impl Operation for AttendSplit {
     /// For one position of one row; a launch moves this times the lengths of the rows' caches.
     fn cost(&self) -> Cost {
         let s = &self.0;
-        let kv = u64::from(s.n_kv_heads * s.head_dim);
-        Cost { bytes: 4 * kv, macs: 2 * u64::from(s.q_dim()) }
+        Cost { bytes: 2 * u64::from(s.kv_rows().bytes()), macs: 2 * u64::from(s.q_dim()) }
     }
 
     fn trial(&self, seed: u64) -> Trial {
@@ -194,10 +212,9 @@ impl Operation for AttendSplit {
         for (r, scene) in scenes.iter().enumerate() {
             qkv.extend(scene.q.iter().copied());
             qkv.resize((r + 1) * s.qkv_dim() as usize, 0.0);
-            let stretch = s.stretch(scene.len);
             for head in 0..s.n_heads {
-                for split in 0..scene.len.div_ceil(stretch) {
-                    let x = scene.stretch(s, head, split * stretch..scene.len.min((split + 1) * stretch));
+                for (split, positions) in (0..).zip(s.stretches(scene.len)) {
+                    let x = scene.stretch(s, head, positions);
                     let row = r as u32 * s.n_splits * s.n_heads
                         + (head / s.group() * s.n_splits + split) * s.group()
                         + head % s.group();
@@ -214,7 +231,7 @@ impl Operation for AttendSplit {
         let n = s.rows.count as usize;
         let mut caches = vec![[vec![], vec![]]; n];
         for (row, scene) in control.rows.iter().zip(&scenes) {
-            caches[row[2] as usize] = [bytes_u16(&scene.k), bytes_u16(&scene.v)];
+            caches[row[2] as usize] = [scene.k.clone(), scene.v.clone()];
         }
         let trial =
             Trial::new(seed).input(control.bytes()).input(reference::bytes_f32(&qkv)).caches(s.rows, n, 2);
