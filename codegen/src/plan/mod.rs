@@ -52,7 +52,14 @@ struct Planner<'a> {
 }
 
 /// The steps of every plan.
-const STEPS: &[(StepKind, u32)] = &[(StepKind::Decode, 1)];
+const STEPS: &[(StepKind, u32)] = &[
+    (StepKind::Decode, 1),
+    (StepKind::Decode, 2),
+    (StepKind::Decode, 4),
+    (StepKind::Decode, 8),
+    (StepKind::Decode, 16),
+    (StepKind::Decode, 32),
+];
 
 impl Planner<'_> {
     fn matrix(&self, role: Role, layer: u32) -> Matrix {

@@ -11,6 +11,7 @@ use crate::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
 use crate::kernels::attention::{Attend, AttendMerge, AttendSplit};
 use crate::kernels::embed::Embed;
 use crate::kernels::ffn::GateUp;
+use crate::kernels::gemm::{Gemm, GemmGateUp, GemmQkv};
 use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split, act_bytes};
 use crate::kernels::norm::Norm;
 use crate::kernels::rope::RopeAppend;
@@ -185,9 +186,12 @@ impl StepPlanner<'_, '_> {
         let roles = [Role::AttnQ, Role::AttnK, Role::AttnV];
         let matrices = roles.map(|role| self.matrix(role, layer));
         let split = self.split(&matrices);
-        let [q, k, v] = roles.map(Use::Weight);
-        let [quants, meta, qkv] = [Slot::ActQuants, Slot::ActMeta, Slot::Qkv].map(Use::Slot);
-        self.launch(GemvQkv { matrices, split }, at, &[q, k, v, quants, meta, qkv])?;
+        let slots = [Slot::ActQuants, Slot::ActMeta, Slot::Qkv];
+        let uses = roles.map(Use::Weight).into_iter().chain(slots.map(Use::Slot));
+        match self.rows {
+            1 => self.launch(GemvQkv { matrices, split }, at, &uses.collect::<Vec<_>>())?,
+            rows => self.launch_rows(GemmQkv::new(matrices, split, rows), at, uses)?,
+        }
         self.add_rope(at)?;
         let attend = self.attend();
         let [control, qkv, partial, stats] =
@@ -220,34 +224,58 @@ impl StepPlanner<'_, '_> {
     fn add_ffn(&mut self, layer: u32) -> Result<(), CodegenError> {
         let at = (Some(layer), Phase::Body);
         self.norm(Role::FfnNorm, at)?;
-        let ffn = GateUp {
-            gate: self.matrix(Role::FfnGate, layer),
-            up: self.matrix(Role::FfnUp, layer),
-            unroll: 2,
-        };
-        let slots = [Slot::ActQuants, Slot::ActMeta, Slot::FfnQuants, Slot::FfnMeta].map(Use::Slot);
-        let uses: Vec<Use> =
-            [Use::Weight(Role::FfnGate), Use::Weight(Role::FfnUp)].into_iter().chain(slots).collect();
-        self.launch(ffn, at, &uses)?;
+        let roles = [Role::FfnGate, Role::FfnUp];
+        let [gate, up] = roles.map(|role| self.matrix(role, layer));
+        let slots = [Slot::ActQuants, Slot::ActMeta, Slot::FfnQuants, Slot::FfnMeta];
+        let uses = roles.map(Use::Weight).into_iter().chain(slots.map(Use::Slot));
+        match self.rows {
+            1 => self.launch(GateUp { gate, up, unroll: 2 }, at, &uses.collect::<Vec<_>>())?,
+            rows => self.launch_rows(GemmGateUp::new(gate, up, 2, rows), at, uses)?,
+        }
         self.residual(Role::FfnDown, layer, [Slot::FfnQuants, Slot::FfnMeta])
     }
 
     fn residual(&mut self, role: Role, layer: u32, act: [Slot; 2]) -> Result<(), CodegenError> {
-        let matrix = self.matrix(role, layer);
-        let gemv = Gemv { matrix, epilogue: Epilogue::Add, split: self.split(&[matrix]) };
-        let [quants, meta] = act.map(Use::Slot);
-        let uses = [Use::Weight(role), quants, meta, Use::Slot(Slot::Hidden)];
-        self.launch(gemv, (Some(layer), Phase::Body), &uses)
+        let [quants, meta] = act;
+        let at = (Some(layer), Phase::Body);
+        self.product((role, Epilogue::Add), at, [quants, meta, Slot::Hidden])
+    }
+
+    /// A matrix times the rows: `slots` are quants, meta and the result.
+    fn product(
+        &mut self,
+        (role, epilogue): (Role, Epilogue),
+        at: At,
+        slots: [Slot; 3],
+    ) -> Result<(), CodegenError> {
+        let matrix = self.matrix(role, at.0.unwrap_or(0));
+        let split = self.split(&[matrix]);
+        let uses = std::iter::once(Use::Weight(role)).chain(slots.map(Use::Slot));
+        match self.rows {
+            1 => self.launch(Gemv { matrix, epilogue, split }, at, &uses.collect::<Vec<_>>()),
+            rows => self.launch_rows(Gemm::new(matrix, epilogue, split, rows), at, uses),
+        }
+    }
+
+    /// A launch that reads how many rows are active first.
+    fn launch_rows<O>(
+        &mut self,
+        operation: O,
+        at: At,
+        uses: impl Iterator<Item = Use>,
+    ) -> Result<(), CodegenError>
+    where
+        O: Operation + Send + Sync + 'static,
+    {
+        let uses: Vec<Use> = std::iter::once(Use::Slot(Slot::Control)).chain(uses).collect();
+        self.launch(operation, at, &uses)
     }
 
     fn add_head(&mut self) -> Result<(), CodegenError> {
         let at = (None, Phase::Head);
         self.norm(Role::OutputNorm, at)?;
         let role = if self.dims().tied_head { Role::TokenEmbd } else { Role::Output };
-        let matrix = self.matrix(role, 0);
-        let gemv = Gemv { matrix, epilogue: Epilogue::Store, split: self.split(&[matrix]) };
-        let [quants, meta, logits] = [Slot::ActQuants, Slot::ActMeta, Slot::Logits].map(Use::Slot);
-        self.launch(gemv, at, &[Use::Weight(role), quants, meta, logits])?;
+        self.product((role, Epilogue::Store), at, [Slot::ActQuants, Slot::ActMeta, Slot::Logits])?;
         let slots = [Slot::Control, Slot::Logits, Slot::ArgmaxPartial];
         self.launch(ArgmaxPart(self.argmax()), at, &slots.map(Use::Slot))?;
         let slots = [Slot::ArgmaxPartial, Slot::Control, Slot::Chosen, Slot::History];

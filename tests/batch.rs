@@ -1,0 +1,143 @@
+//! Several sessions in one step: every row has the bits of the same token alone.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
+
+use std::sync::Arc;
+
+use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
+use monomorph::runtime::synth::SynthSource;
+use monomorph::runtime::{Batch, BatchRow, CancelToken, Error, LoadOptions, Model, Session};
+use monomorph::{golden, specs};
+
+fn model() -> Model {
+    let plan = codegen::plan::build(&specs::find("tiny").unwrap(), golden::device(90).unwrap()).unwrap();
+    let queue: Arc<dyn Queue> =
+        Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 0, checks: emulator::Checks::Fast }));
+    let options = LoadOptions { context: Some(96), ..LoadOptions::default() };
+    Model::load(&queue, &plan.table, &SynthSource::new(1), &options).unwrap()
+}
+
+fn bits_of_session(session: &Session) -> Vec<u32> {
+    let mut logits = vec![0.0; session.model().table().dims.vocab_size as usize];
+    session.logits(&mut logits).unwrap();
+    logits.into_iter().map(f32::to_bits).collect()
+}
+
+fn bits_of_row(batch: &Batch, model: &Model, row: usize) -> Vec<u32> {
+    let mut logits = vec![0.0; model.table().dims.vocab_size as usize];
+    batch.logits(row, &mut logits).unwrap();
+    logits.into_iter().map(f32::to_bits).collect()
+}
+
+/// Prompts of different lengths, so that each row has a position of its own.
+fn prompt(i: usize) -> Vec<u32> {
+    (0..1 + i * 3 % 7).map(|k| (17 * i + 5 * k + 1) as u32).collect()
+}
+
+fn started(model: &Model, n: usize) -> Vec<Session> {
+    let start = |i| {
+        let mut session = model.session().unwrap();
+        session.prefill(&prompt(i), &CancelToken::new()).unwrap();
+        session
+    };
+    (0..n).map(start).collect()
+}
+
+/// What each session does alone: the logits' bits and the token of each of `steps` steps.
+fn alone(model: &Model, n: usize, steps: usize) -> Vec<Vec<(Vec<u32>, u32)>> {
+    let run = |mut session: Session| {
+        let mut token = session.chosen().unwrap();
+        let mut all = Vec::new();
+        for _ in 0..steps {
+            session.step_with_head(token).unwrap();
+            token = session.chosen().unwrap();
+            all.push((bits_of_session(&session), token));
+        }
+        all
+    };
+    started(model, n).into_iter().map(run).collect()
+}
+
+#[test]
+fn a_row_has_the_bits_of_the_row_alone_and_finished_rows_drop_out() {
+    let model = model();
+    const STEPS: usize = 3;
+    // More than 16, so that rows lie in the largest step too.
+    const N: usize = 19;
+    let wanted = alone(&model, N, STEPS);
+    let mut sessions = started(&model, N);
+    let mut tokens: Vec<u32> = sessions.iter().map(|s| s.chosen().unwrap()).collect();
+    let mut batch = model.batch(N as u32).unwrap();
+    // 19, 9 and 3 rows: three different steps of the table. Which rows stay changes the seats.
+    let stays = |step: usize, i: usize| [true, i % 2 == 0, i % 8 == 2][step];
+    for step in 0..STEPS {
+        let here: Vec<usize> = (0..N).filter(|i| stays(step, *i)).collect();
+        let now: Vec<[u32; 1]> = tokens.iter().map(|t| [*t]).collect();
+        let mut rows: Vec<BatchRow<'_>> = sessions
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| here.contains(i))
+            .map(|(i, session)| BatchRow { session, tokens: &now[i] })
+            .collect();
+        batch.step(&mut rows).unwrap();
+        for (row, i) in here.iter().enumerate() {
+            let (bits, token) = &wanted[*i][step];
+            assert!(bits_of_row(&batch, &model, row) == *bits, "step {step}: logits of session {i}");
+            tokens[*i] = batch.chosen(row).unwrap();
+            assert_eq!(tokens[*i], *token, "step {step}: token of session {i}");
+        }
+    }
+}
+
+#[test]
+fn several_tokens_of_one_session_in_one_step_are_as_one_after_the_other() {
+    let model = model();
+    let tokens = [5u32, 900, 31, 77, 4000];
+    let mut single = model.session().unwrap();
+    single.step(3).unwrap();
+    let mut wanted = Vec::new();
+    for token in tokens {
+        single.step_with_head(token).unwrap();
+        wanted.push(bits_of_session(&single));
+    }
+    let mut session = model.session().unwrap();
+    session.step(3).unwrap();
+    let mut other = model.session().unwrap();
+    let mut batch = model.batch(8).unwrap();
+    let mut rows = [
+        BatchRow { session: &mut other, tokens: &[9, 8] },
+        BatchRow { session: &mut session, tokens: &tokens },
+    ];
+    batch.step(&mut rows).unwrap();
+    assert_eq!((session.position(), other.position(), batch.last_rows()), (6, 2, 7));
+    for (i, bits) in wanted.iter().enumerate() {
+        assert!(bits_of_row(&batch, &model, 2 + i) == *bits, "token {i}");
+    }
+    // Back to after the third token: the rest is forgotten.
+    session.rewind(4).unwrap();
+    session.step_with_head(77).unwrap();
+    assert!(bits_of_session(&session) == wanted[3]);
+    assert!(matches!(session.rewind(6), Err(Error::Rewind { position: 6, found: 5 })));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_any_launch() {
+    let model = model();
+    assert!(matches!(model.batch(0), Err(Error::BatchRows { found: 0, limit: 32, .. })));
+    assert!(matches!(model.batch(33), Err(Error::BatchRows { found: 33, limit: 32, .. })));
+    let mut batch = model.batch(2).unwrap();
+    let mut session = model.session().unwrap();
+    let mut step = |session: &mut Session, tokens: &[u32]| batch.step(&mut [BatchRow { session, tokens }]);
+    assert!(matches!(step(&mut session, &[]), Err(Error::BatchRows { found: 0, limit: 2, .. })));
+    assert!(matches!(step(&mut session, &[1, 2, 3]), Err(Error::BatchRows { found: 3, limit: 2, .. })));
+    assert!(matches!(step(&mut session, &[1, 99_999]), Err(Error::Token { token: 99_999, .. })));
+    assert_eq!(session.position(), 0);
+    let mut stranger = self::model().session().unwrap();
+    assert!(matches!(step(&mut stranger, &[1]), Err(Error::OtherModel { index: 0 })));
+    for _ in 0..48 {
+        step(&mut session, &[1, 2]).unwrap();
+    }
+    assert!(matches!(step(&mut session, &[1]), Err(Error::ContextFull { wanted: 97, limit: 96 })));
+    assert_eq!(session.position(), 96);
+    assert!(batch.chosen(5).is_err());
+}
