@@ -141,3 +141,41 @@ fn what_does_not_fit_is_refused_before_any_launch() {
     assert_eq!(session.position(), 96);
     assert!(batch.chosen(5).is_err());
 }
+
+#[test]
+fn a_prompt_has_the_same_bits_however_it_is_cut_and_those_of_single_steps_nearly() {
+    let model = model();
+    let prompt: Vec<u32> = (0..75).map(|i| (i * 37 + 11) % 4096).collect();
+    let whole = || {
+        let mut session = model.session().unwrap();
+        session.prefill(&prompt, &CancelToken::new()).unwrap();
+        let mut logits = vec![0.0f32; 4096];
+        session.logits(&mut logits).unwrap();
+        logits
+    };
+    let first = whole();
+    assert!(first == whole(), "a repetition");
+    // One by one: other arithmetic in attention, the same function.
+    let mut single = model.session().unwrap();
+    let (last, before) = prompt.split_last().unwrap();
+    before.iter().for_each(|token| single.step(*token).unwrap());
+    single.step_with_head(*last).unwrap();
+    let mut logits = vec![0.0f32; 4096];
+    single.logits(&mut logits).unwrap();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let cosine = dot(&first, &logits) / (dot(&first, &first) * dot(&logits, &logits)).sqrt();
+    assert!(cosine > 0.999, "cosine {cosine}");
+    // In a context of 96, the chunks of 32 and 256 rows both come into play by cutting the prompt.
+    let cut = |pieces: &[std::ops::Range<usize>]| {
+        let mut session = model.session().unwrap();
+        for piece in pieces {
+            session.take(&prompt[piece.clone()]).unwrap();
+        }
+        session.step_with_head(prompt[74]).unwrap();
+        let mut logits = vec![0.0f32; 4096];
+        session.logits(&mut logits).unwrap();
+        logits
+    };
+    assert!(cut(&[0..74]) == first, "one piece");
+    assert!(cut(&[0..1, 1..33, 33..40, 40..74]) == first, "four pieces");
+}

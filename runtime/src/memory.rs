@@ -28,7 +28,7 @@ pub struct MemoryPlan {
     pub arena_bytes: u64,
     /// Other buffers of one session: control, logits.
     pub own_bytes: u64,
-    /// Buffers of the prefill step, which the sessions share.
+    /// Buffers of the prefill steps, which the sessions share.
     pub prefill_bytes: u64,
 }
 
@@ -63,9 +63,9 @@ impl MemoryPlan {
             plan.arena_bytes = granules(single.arena_bytes);
             plan.own_bytes = own_bytes(single, context);
         }
-        for step in table.steps.iter().filter(|step| step.kind == StepKind::Prefill).take(1) {
-            plan.prefill_bytes = granules(step.arena_bytes).saturating_add(own_bytes(step, context));
-        }
+        let prefill = table.steps.iter().filter(|step| step.kind == StepKind::Prefill);
+        let bytes = prefill.map(|step| granules(step.arena_bytes).saturating_add(own_bytes(step, context)));
+        plan.prefill_bytes = bytes.fold(0, u64::saturating_add);
         plan
     }
 

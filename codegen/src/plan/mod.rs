@@ -59,6 +59,8 @@ const STEPS: &[(StepKind, u32)] = &[
     (StepKind::Decode, 8),
     (StepKind::Decode, 16),
     (StepKind::Decode, 32),
+    (StepKind::Prefill, 32),
+    (StepKind::Prefill, 256),
 ];
 
 impl Planner<'_> {

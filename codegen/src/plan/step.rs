@@ -8,7 +8,7 @@
 use super::{Planner, arena};
 use crate::CodegenError;
 use crate::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
-use crate::kernels::attention::{Attend, AttendMerge, AttendSplit};
+use crate::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit, QuantizeRows};
 use crate::kernels::embed::Embed;
 use crate::kernels::ffn::GateUp;
 use crate::kernels::gemm::{Gemm, GemmGateUp, GemmQkv};
@@ -23,7 +23,7 @@ use ::plan::{
 
 /// Lays out the step of `rows` rows.
 pub(super) fn plan(planner: &mut Planner<'_>, kind: StepKind, rows: u32) -> Result<Step, CodegenError> {
-    let mut step = StepPlanner { planner, rows, buffers: vec![], launches: vec![] };
+    let mut step = StepPlanner { planner, kind, rows, buffers: vec![], launches: vec![] };
     step.add_buffers();
     step.add_body()?;
     if kind == StepKind::Decode {
@@ -36,6 +36,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, kind: StepKind, rows: u32) -> Resu
 
 struct StepPlanner<'p, 'a> {
     planner: &'p mut Planner<'a>,
+    kind: StepKind,
     rows: u32,
     buffers: Vec<BufferDesc>,
     launches: Vec<Launch>,
@@ -89,25 +90,31 @@ impl StepPlanner<'_, '_> {
         let (d, rows) = (self.dims(), u64::from(self.rows));
         let widest = d.dim.max(d.q_dim());
         let (quants, meta) = (|n: u32| rows * u64::from(n), |n: u32| rows * (act_bytes(n) - u64::from(n)));
-        let own = [
+        let mut own = vec![
             (Slot::Control, control_bytes(self.rows), 0),
             (Slot::Kv, rows * u64::from(d.n_layers) * 16, 0),
-            (Slot::History, rows * u64::from(HISTORY) * 4, 0),
             (Slot::RopeTable, 0, u64::from(d.head_dim) * 4),
-            (Slot::Logits, rows * u64::from(d.vocab_size) * 4, 0),
-            (Slot::Chosen, rows * 4, 0),
         ];
-        let shared = [
+        let mut shared = vec![
             (Slot::Hidden, rows * u64::from(d.dim) * 4),
             (Slot::ActQuants, quants(widest)),
             (Slot::ActMeta, meta(widest)),
             (Slot::Qkv, rows * u64::from(d.q_dim() + 2 * d.kv_dim()) * 4),
-            (Slot::AttnPartial, self.attend().partial_bytes()),
-            (Slot::AttnStats, self.attend().stats_bytes()),
             (Slot::FfnQuants, quants(d.hidden_dim)),
             (Slot::FfnMeta, meta(d.hidden_dim)),
-            (Slot::ArgmaxPartial, rows * u64::from(self.argmax().parts) * 8),
         ];
+        if self.kind == StepKind::Decode {
+            own.extend([
+                (Slot::History, rows * u64::from(HISTORY) * 4, 0),
+                (Slot::Logits, rows * u64::from(d.vocab_size) * 4, 0),
+                (Slot::Chosen, rows * 4, 0),
+            ]);
+            shared.extend([
+                (Slot::AttnPartial, self.attend().partial_bytes()),
+                (Slot::AttnStats, self.attend().stats_bytes()),
+                (Slot::ArgmaxPartial, rows * u64::from(self.argmax().parts) * 8),
+            ]);
+        }
         let own = own.into_iter().map(|(slot, bytes, bytes_per_pos)| BufferDesc {
             slot,
             bytes,
@@ -193,13 +200,38 @@ impl StepPlanner<'_, '_> {
             rows => self.launch_rows(GemmQkv::new(matrices, split, rows), at, uses)?,
         }
         self.add_rope(at)?;
+        match self.kind {
+            StepKind::Decode => self.add_attend(at)?,
+            StepKind::Prefill => self.add_attend_prefill(at)?,
+        }
+        self.residual(Role::AttnOutput, layer, [Slot::ActQuants, Slot::ActMeta])
+    }
+
+    /// Rows of any sequences: stretches of each cache on their own, then their merge.
+    fn add_attend(&mut self, at: At) -> Result<(), CodegenError> {
         let attend = self.attend();
         let [control, qkv, partial, stats] =
             [Slot::Control, Slot::Qkv, Slot::AttnPartial, Slot::AttnStats].map(Use::Slot);
         self.launch(AttendSplit(attend.clone()), at, &[control, qkv, Use::Kv, partial, stats])?;
         let slots = [Slot::Control, Slot::AttnPartial, Slot::AttnStats, Slot::ActQuants, Slot::ActMeta];
-        self.launch(AttendMerge(attend), at, &slots.map(Use::Slot))?;
-        self.residual(Role::AttnOutput, layer, [Slot::ActQuants, Slot::ActMeta])
+        self.launch(AttendMerge(attend), at, &slots.map(Use::Slot))
+    }
+
+    /// Rows of one sequence at consecutive positions.
+    fn add_attend_prefill(&mut self, at: At) -> Result<(), CodegenError> {
+        let Attend { n_heads, n_kv_heads, head_dim, window, kv, rows, .. } = self.attend();
+        let n_sms = self.planner.device.n_sms;
+        let per_lane = AttendPrefill::per_lane_for(n_heads, head_dim, self.rows, n_sms);
+        let attend = AttendPrefill { n_heads, n_kv_heads, head_dim, per_lane, window, kv, rows };
+        let [control, qkv, quants, meta] =
+            [Slot::Control, Slot::Qkv, Slot::ActQuants, Slot::ActMeta].map(Use::Slot);
+        if attend.quantizes() {
+            return self.launch(attend, at, &[control, qkv, Use::Kv, quants, meta]);
+        }
+        let d = self.dims();
+        let quantize = QuantizeRows { dim: d.q_dim(), stride: d.q_dim() + 2 * d.kv_dim(), rows: self.rows };
+        self.launch(attend, at, &[control, qkv, Use::Kv])?;
+        self.launch(quantize, at, &[Slot::Control, Slot::Qkv, Slot::ActQuants, Slot::ActMeta].map(Use::Slot))
     }
 
     fn add_rope(&mut self, at: At) -> Result<(), CodegenError> {

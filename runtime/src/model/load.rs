@@ -42,7 +42,16 @@ pub(super) fn load(
     queue.synchronize()?;
     let Loader { kernels, .. } = loader;
     let (table, queue) = (table.clone(), Arc::clone(queue));
-    Ok(Shared { prefill: Mutex::new(None), table, kernels, weights: packed, rope, queue, context, memory })
+    Ok(Shared {
+        prefill: Mutex::new(Vec::new()),
+        table,
+        kernels,
+        weights: packed,
+        rope,
+        queue,
+        context,
+        memory,
+    })
 }
 
 fn checked_context(table: &Table, wanted: Option<u32>) -> Result<u32, Error> {

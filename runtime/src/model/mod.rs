@@ -48,9 +48,9 @@ pub struct Model {
 
 /// Invariant: `table` passed the table check for `context`; `weights` has one buffer for each weight of it.
 struct Shared {
-    /// The step that takes many tokens of one sequence, made when it is first needed. Sessions take turns: what one
-    /// enqueues is complete before the next begins.
-    prefill: Mutex<Option<Engine>>,
+    /// The steps that take many tokens of one sequence, each made when it is first needed. Sessions take turns: what
+    /// one enqueues is complete before the next begins.
+    prefill: Mutex<Vec<Engine>>,
     table: Table,
     kernels: Arc<dyn Kernels>,
     weights: Vec<Buf>,
@@ -150,35 +150,49 @@ impl Model {
         }
     }
 
-    fn prefill_step(&self) -> Option<&Step> {
-        self.table().steps.iter().find(|step| step.kind == StepKind::Prefill)
+    fn prefill_steps(&self) -> impl Iterator<Item = &Step> {
+        self.table().steps.iter().filter(|step| step.kind == StepKind::Prefill)
     }
 
     /// The most tokens that prefill takes at once; `None` when the table has no such step.
     #[must_use]
     pub fn prefill_rows(&self) -> Option<usize> {
-        self.prefill_step().map(|step| step.rows as usize)
+        self.prefill_steps().map(|step| step.rows as usize).max()
     }
 
-    /// Enqueues `tokens` of one sequence from `position` on, without head; false when the table has no step for it.
+    /// Enqueues `tokens` of one sequence from `position` on, without head, by the smallest step that takes them all,
+    /// or in chunks of the largest; false when the table has no step for it.
     pub(crate) fn prefill(&self, caches: &Caches, position: u32, tokens: &[u32]) -> Result<bool, Error> {
-        let Some(step) = self.prefill_step() else { return Ok(false) };
+        let Some(most) = self.prefill_rows() else { return Ok(false) };
         // An engine is whole before and after each call on it, so that a panic elsewhere leaves it usable.
-        let mut engine = self.shared.prefill.lock().unwrap_or_else(PoisonError::into_inner);
-        let engine = match &mut *engine {
-            Some(engine) => engine,
-            none => none.insert(Engine::new(self, step)?),
-        };
-        let queue = self.queue().as_ref();
-        engine.seat(queue, 0, caches)?;
-        for (chunk, first) in tokens.chunks(step.rows as usize).zip((position..).step_by(step.rows as usize))
-        {
-            let rows =
-                chunk.iter().zip(first..).map(|(token, position)| Row { token: *token, position, seat: 0 });
-            engine.set(queue, rows)?;
+        let mut engines = self.shared.prefill.lock().unwrap_or_else(PoisonError::into_inner);
+        for (chunk, first) in tokens.chunks(most).zip((position..).step_by(most)) {
+            let engine = self.prefill_engine(&mut engines, chunk.len())?;
+            let queue = self.queue().as_ref();
+            engine.seat(queue, 0, caches)?;
+            let row = |(token, position): (&u32, u32)| Row { token: *token, position, seat: 0 };
+            engine.set(queue, chunk.iter().zip(first..).map(row))?;
             engine.run()?;
         }
         Ok(true)
+    }
+
+    /// The smallest engine for `n` tokens.
+    fn prefill_engine<'e>(&self, engines: &'e mut Vec<Engine>, n: usize) -> Result<&'e mut Engine, Error> {
+        let fitting = self.prefill_steps().filter(|step| step.rows as usize >= n);
+        let step = fitting.min_by_key(|step| step.rows).ok_or_else(|| Error::BatchRows {
+            spec: self.table().spec.to_string(),
+            found: n as u32,
+            limit: self.prefill_rows().unwrap_or(0) as u32,
+        })?;
+        let place = match engines.iter().position(|engine| engine.rows() == step.rows) {
+            Some(place) => place,
+            None => {
+                engines.push(Engine::new(self, step)?);
+                engines.len() - 1
+            }
+        };
+        Ok(&mut engines[place])
     }
 }
 

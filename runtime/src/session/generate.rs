@@ -182,10 +182,14 @@ impl Session {
         Ok(())
     }
 
-    /// Takes `tokens` into the caches without computing logits: by the prefill step where there is one, and where a
-    /// single row would not do.
-    fn take(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        if tokens.len() > 1 && self.model.prefill(&self.caches, self.position, tokens)? {
+    /// Takes `tokens` into the caches without computing logits, by the prefill steps where there are any: also a single
+    /// one, so that a prompt has the same bits however it is cut. Does not wait for the device.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] and [`Error::Token`], both before any launch; or when the device fails.
+    pub fn take(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.check_tokens(tokens)?;
+        if self.model.prefill(&self.caches, self.position, tokens)? {
             self.position += tokens.len() as u32;
             self.has_logits = false;
             return Ok(());
