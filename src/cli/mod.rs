@@ -11,6 +11,7 @@ mod logits;
 mod model;
 pub mod output;
 mod progress;
+mod quantize;
 mod table_text;
 mod tokenize;
 mod verify;
@@ -46,6 +47,8 @@ enum Verb {
     Verify(verify::Verify),
     /// Measures prefill and decode.
     Bench(bench::Bench),
+    /// Writes a model file with its matrices in smaller types.
+    Quantize(quantize::Quantize),
 }
 
 impl Cli {
@@ -61,6 +64,7 @@ impl Cli {
             Verb::Kernels(verb) => verb.run(),
             Verb::Verify(verb) => verb.run(),
             Verb::Bench(verb) => verb.run(),
+            Verb::Quantize(verb) => verb.run(),
         }
     }
 }
