@@ -13,6 +13,7 @@
 //! vocabulary for models that have none).
 #![forbid(unsafe_code)]
 
+mod built_in;
 pub mod golden;
 pub mod ptxas;
 pub mod quantize;
@@ -20,6 +21,7 @@ pub mod specs;
 pub mod trial;
 pub mod vocabulary;
 
+pub use built_in::{BuiltIn, built_in};
 pub use plan;
 pub use runtime;
 

@@ -11,6 +11,20 @@ use super::device::DeviceArgs;
 use super::model::ModelArgs;
 use super::output::{Output, note};
 
+/// What holds where the user says nothing.
+#[derive(Clone, Copy)]
+struct Defaults {
+    n_tokens: u32,
+    temperature: f32,
+    repetition_penalty: f32,
+}
+
+/// Equal runs give equal text, and the text is what the model finds most likely.
+const GREEDY: Defaults = Defaults { n_tokens: 64, temperature: 0.0, repetition_penalty: 1.0 };
+/// A model as small as the built-in one repeats itself when it always takes what is likeliest; it is drawn from with a
+/// seed, so that equal runs give equal text here too.
+const BUILT_IN: Defaults = Defaults { n_tokens: 160, temperature: 0.6, repetition_penalty: 1.15 };
+
 /// Continues a text with a model; streams what comes.
 #[derive(Debug, Args)]
 pub struct Generate {
@@ -19,9 +33,9 @@ pub struct Generate {
     /// The text to continue, as it is: no chat template is applied
     #[arg(short = 'p', long, default_value = "Once upon a time", value_name = "TEXT")]
     prompt: String,
-    /// The most tokens to generate
-    #[arg(short = 'n', long = "tokens", default_value_t = 64, value_name = "N")]
-    n_tokens: u32,
+    /// The most tokens to generate [default: 64, of the built-in model 160]
+    #[arg(short = 'n', long = "tokens", value_name = "N")]
+    n_tokens: Option<u32>,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -40,9 +54,9 @@ pub struct Generate {
 /// How a token is chosen.
 #[derive(Debug, Args)]
 struct SamplingArgs {
-    /// 0 takes the greatest logit; 1 leaves the distribution as it is
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
-    temperature: f32,
+    /// 0 takes the greatest logit; 1 leaves the distribution as it is [default: 0, of the built-in model 0.6]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
     /// Keep this many of the greatest logits; 0 keeps all
     #[arg(long, default_value_t = 0, value_name = "K")]
     top_k: u32,
@@ -52,17 +66,19 @@ struct SamplingArgs {
     /// Keep tokens at least this probable relative to the most probable
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     min_p: f32,
-    /// Divide positive and multiply negative logits of the last tokens by this
-    #[arg(long, default_value_t = 1.0, value_name = "R")]
-    repetition_penalty: f32,
+    /// Divide positive and multiply negative logits of the last tokens by this [default: 1, of the built-in model 1.15]
+    #[arg(long, value_name = "R")]
+    repetition_penalty: Option<f32>,
     /// Equal seeds give equal draws
     #[arg(long, default_value_t = 0, value_name = "SEED")]
     seed: u64,
 }
 
 impl SamplingArgs {
-    fn config(&self) -> SamplingConfig {
-        let SamplingArgs { temperature, top_k, top_p, min_p, repetition_penalty, seed } = *self;
+    fn config(&self, defaults: Defaults) -> SamplingConfig {
+        let temperature = self.temperature.unwrap_or(defaults.temperature);
+        let repetition_penalty = self.repetition_penalty.unwrap_or(defaults.repetition_penalty);
+        let SamplingArgs { top_k, top_p, min_p, seed, .. } = *self;
         SamplingConfig { temperature, top_k, top_p, min_p, repetition_penalty, seed }
     }
 }
@@ -84,6 +100,7 @@ impl Generate {
     /// Runs the verb.
     pub fn run(self) -> Result<()> {
         let origin = self.model.open()?;
+        let defaults = if origin.is_built_in() { BUILT_IN } else { GREEDY };
         let opened = self.device.open()?;
         let prepared = self.model.prepare(origin, opened.queue.as_ref())?;
         let special = if self.no_special { Special::AsText } else { Special::Parse };
@@ -93,7 +110,8 @@ impl Generate {
         let mut session = model.session()?;
 
         let mut out = Output::new();
-        let produced = self.produce(&mut session, &prompt, (&prepared.tokenizer, &mut out));
+        let options = self.options(&prepared.tokenizer, defaults);
+        let produced = self.produce(&mut session, (&prompt, options), (&prepared.tokenizer, &mut out));
         if !self.json {
             // Also after an error: what came before it stays on a line of its own.
             out.stream("\n")?;
@@ -116,10 +134,10 @@ impl Generate {
         Ok(())
     }
 
-    fn options(&self, tokenizer: &Tokenizer) -> GenerateOptions {
+    fn options(&self, tokenizer: &Tokenizer, defaults: Defaults) -> GenerateOptions {
         GenerateOptions {
-            max_tokens: Some(self.n_tokens),
-            sampling: self.sampling.config(),
+            max_tokens: Some(self.n_tokens.unwrap_or(defaults.n_tokens)),
+            sampling: self.sampling.config(defaults),
             stop: (0..tokenizer.vocab_size()).filter(|id| tokenizer.is_end(*id)).collect(),
             ..GenerateOptions::default()
         }
@@ -128,12 +146,12 @@ impl Generate {
     fn produce(
         &self,
         session: &mut Session,
-        prompt: &[u32],
+        (prompt, options): (&[u32], GenerateOptions),
         (tokenizer, out): (&Tokenizer, &mut Output),
     ) -> Result<Produced> {
         let control = if self.show_control { ControlTokens::Show } else { ControlTokens::Hide };
         let mut decoder = tokenizer.decode_stream(control);
-        let mut generation = session.generate(prompt, self.options(tokenizer))?;
+        let mut generation = session.generate(prompt, options)?;
         let (mut tokens, mut text) = (Vec::new(), String::new());
         for token in generation.by_ref() {
             let token = token?;

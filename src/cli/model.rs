@@ -1,4 +1,4 @@
-//! Which model to run: a GGUF file, or a spec with seeded random weights. Every verb that runs one gets it from here:
+//! Which model to run: a GGUF file, the built-in model, or a spec with seeded random weights. Every verb that runs one gets it from here:
 //! the table of its kernels, its weights, its tokenizer.
 
 use std::collections::BTreeMap;
@@ -29,11 +29,14 @@ const WEIGHTS_SEED: u64 = 1;
 #[derive(Debug, Args)]
 pub struct ModelArgs {
     /// A GGUF model file
-    #[arg(short = 'm', long = "file", value_name = "FILE", conflicts_with = "model")]
+    #[arg(short = 'm', long = "file", value_name = "FILE", conflicts_with_all = ["model", "spec"])]
     pub file: Option<PathBuf>,
-    /// A spec, with seeded random weights [default without -m: tiny]
-    #[arg(long, visible_alias = "spec", value_name = "NAME")]
+    /// A built-in model: tiny, which tells stories [the default without -m]; any other name is that of a spec
+    #[arg(long, value_name = "NAME", conflicts_with = "spec")]
     pub model: Option<String>,
+    /// A spec, with seeded random weights: the shapes of its model without the file
+    #[arg(long, value_name = "NAME")]
+    pub spec: Option<String>,
     /// Specialise kernels when loading if none for this model are compiled in
     #[arg(long)]
     pub jit: bool,
@@ -58,17 +61,35 @@ pub struct Prepared {
 pub enum Origin {
     /// A file whose metadata passed every check of its format.
     File(PathBuf, Gguf),
+    /// A model that is part of the program.
+    BuiltIn(&'static str, Gguf),
     /// A spec by name.
     Spec(String),
+}
+
+impl Origin {
+    /// Whether the model is part of the program.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self, Origin::BuiltIn(..))
+    }
 }
 
 impl ModelArgs {
     /// Opens what is named; before a device is, so that a missing file is told at once.
     pub fn open(&self) -> Result<Origin> {
-        Ok(match &self.file {
-            Some(path) => Origin::File(path.clone(), open_gguf(path)?),
-            None => Origin::Spec(self.model.clone().unwrap_or_else(|| "tiny".to_owned())),
-        })
+        if let Some(path) = &self.file {
+            return Ok(Origin::File(path.clone(), open_gguf(path)?));
+        }
+        if let Some(spec) = &self.spec {
+            return Ok(Origin::Spec(spec.clone()));
+        }
+        let name = self.model.as_deref().unwrap_or("tiny");
+        match monomorph::built_in(name) {
+            Some(model) => {
+                Ok(Origin::BuiltIn(model.name, Gguf::from_static(model.gguf).context(model.name)?))
+            }
+            None => Ok(Origin::Spec(name.to_owned())),
+        }
     }
 
     /// Finds the kernels and the tokenizer for a device.
@@ -76,6 +97,7 @@ impl ModelArgs {
         let sm = queue.sm().unwrap_or(EMULATED_SM);
         match origin {
             Origin::File(path, gguf) => self.prepare_file(&path, gguf, sm),
+            Origin::BuiltIn(name, gguf) => self.prepare_built_in(name, gguf, sm),
             Origin::Spec(name) => self.prepare_spec(name, sm),
         }
     }
@@ -89,6 +111,25 @@ impl ModelArgs {
         };
         let tokenizer = file_tokenizer(&gguf, &table).with_context(|| name.clone())?;
         Ok(Prepared { name, table, tokenizer, weights: Box::new(gguf), context: self.context })
+    }
+
+    /// The kernels of a built-in model are compiled in for `sm_90`; a device of another kind gets its own.
+    fn prepare_built_in(&self, name: &str, gguf: Gguf, sm: u32) -> Result<Prepared> {
+        let table = match select_table(&gguf, &compiled_tables(), Some(sm)) {
+            Ok(table) => table.clone(),
+            Err(_) => specialise(&spec_of(&gguf, Path::new(name))?, sm)?,
+        };
+        note(&format!(
+            "weights: the built-in model {name}, trained on public-domain stories; -m runs a file"
+        ));
+        let tokenizer = file_tokenizer(&gguf, &table).with_context(|| name.to_owned())?;
+        Ok(Prepared {
+            name: name.to_owned(),
+            table,
+            tokenizer,
+            weights: Box::new(gguf),
+            context: self.context,
+        })
     }
 
     fn prepare_spec(&self, name: String, sm: u32) -> Result<Prepared> {

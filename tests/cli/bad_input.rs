@@ -87,8 +87,8 @@ fn a_device_that_is_not_there_is_named() {
 
 #[test]
 fn a_prompt_beyond_the_context_is_refused_with_both_numbers() {
-    let args = ["generate", "--device", "emulator", "--context", "4", "-p", "abcdef", "-n", "1"];
-    let ran = run(&args);
+    let args = ["generate", "--spec", "tiny", "--device", "emulator", "-p", "abcdef", "--context"];
+    let ran = run(&[&args[..], &["4"]].concat());
     assert!(ran.error().contains("7 tokens") && ran.error().contains("4 positions"), "{ran:?}");
     let ran = run(&["generate", "--device", "emulator", "--context", "1025", "-p", "a", "-n", "1"]);
     assert!(ran.error().contains("1025") && ran.error().contains("1024"), "{ran:?}");
@@ -122,4 +122,20 @@ fn a_file_that_cannot_be_written_leaves_nothing() {
     let ran = run(&["logits", "--device", "emulator", "--tokens", "1", "-o", out.to_str().unwrap()]);
     assert!(ran.error().contains("x.f32"), "{ran:?}");
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+}
+
+#[test]
+fn quantize_refuses_in_one_line_and_leaves_nothing() {
+    let folder = folder("quantize");
+    let out = folder.join("out.gguf");
+    let out = out.to_str().unwrap();
+    for (input, wanted) in [("/nonexistent/a.gguf", "/nonexistent/a.gguf"), (tiny_gguf(), "start from")] {
+        let ran = run(&["quantize", input, out, "--type", "q8_0"]);
+        assert!(ran.error().contains(wanted), "{ran:?}");
+    }
+    let ran = run(&["quantize", tiny_gguf(), tiny_gguf(), "--type", "q4_k_m"]);
+    assert!(ran.error().contains("over itself"), "{ran:?}");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+    // It is still whole.
+    assert_eq!(run(&["inspect", tiny_gguf()]).code, 0);
 }

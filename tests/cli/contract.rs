@@ -13,7 +13,8 @@ fn keys(value: &serde_json::Value) -> Vec<&str> {
 
 #[test]
 fn generate_prints_exactly_the_promised_keys() {
-    let json = run(&["generate", "--device", "emulator", "-p", "Hi", "-n", "2", "--json"]).json();
+    let args = ["generate", "--spec", "tiny", "--device", "emulator", "-p", "Hi", "-n", "2", "--json"];
+    let json = run(&args).json();
     let mut promised =
         ["device", "model", "spec", "prompt_tokens", "tokens", "text", "prefill_tok_s", "decode_tok_s"];
     promised.sort_unstable();
@@ -28,8 +29,10 @@ fn generate_prints_exactly_the_promised_keys() {
 fn generate_needs_no_arguments_and_says_what_it_runs() {
     let ran = run(&["generate", "--device", "emulator", "-n", "1"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.stderr.contains("random") && ran.stderr.contains("spec tiny"), "{ran:?}");
+    assert!(ran.stderr.contains("built-in model tiny"), "{ran:?}");
     assert!(ran.stdout.ends_with('\n') && ran.stdout.len() > 1, "{ran:?}");
+    let ran = run(&["generate", "--spec", "tiny", "--device", "emulator", "-n", "1"]);
+    assert!(ran.stderr.contains("random") && ran.stderr.contains("spec tiny"), "{ran:?}");
 }
 
 #[test]
@@ -109,6 +112,9 @@ fn wrong_usage_exits_with_2() {
         &["nonsense"],
         &["generate", "--temperature", "warm"],
         &["generate", "-m", "a.gguf", "--model", "tiny"],
+        &["generate", "--spec", "tiny", "--model", "tiny"],
+        &["quantize", "a.gguf", "b.gguf"],
+        &["quantize", "a.gguf", "b.gguf", "--type", "q3_k_m"],
         &["generate", "--device", "gpu"],
         &["tokenize", "-p", "x"],
         &["logits", "--tokens", "1,x", "-o", "out"],

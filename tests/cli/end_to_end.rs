@@ -12,6 +12,10 @@ const PROMPT: &str = "Once upon";
 
 fn generate(extra: &[&str]) -> Ran {
     let mut args = vec!["generate", "--device", "emulator", "-p", PROMPT, "-n", "4"];
+    // Random weights, unless a model is named.
+    if !extra.iter().any(|arg| ["-m", "--model"].contains(arg)) {
+        args.extend(["--spec", "tiny"]);
+    }
     args.extend_from_slice(extra);
     run(&args)
 }
@@ -24,7 +28,8 @@ fn logits(tokens: &[u32], name: &str) -> Vec<f32> {
     let path = folder(name).join("logits.f32");
     let list: Vec<String> = tokens.iter().map(u32::to_string).collect();
     let out = path.to_str().unwrap();
-    let ran = run(&["logits", "--device", "emulator", "--tokens", &list.join(","), "-o", out]);
+    let ran =
+        run(&["logits", "--spec", "tiny", "--device", "emulator", "--tokens", &list.join(","), "-o", out]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{ran:?}");
     let bytes = fs::read(path).unwrap();
     assert_eq!(bytes.len(), 4 * 4096);
@@ -100,4 +105,31 @@ fn the_fixture_has_the_types_of_the_spec() {
     assert_eq!(gguf.n_tensors(), tiny_table().weights.len());
     let norm = gguf.find_tensor("blk.0.attn_norm.weight").unwrap();
     assert_eq!(norm.ggml_type().id(), QType::F32.ggml_id());
+}
+
+#[test]
+fn the_built_in_model_tells_the_same_story_every_time() {
+    let story = |extra: &[&str]| {
+        let mut args = vec!["generate", "--device", "emulator", "-n", "12", "--json"];
+        args.extend_from_slice(extra);
+        run(&args).json()
+    };
+    let default = story(&[]);
+    assert_eq!((default["model"].as_str(), default["spec"].as_str()), (Some("tiny"), Some("tiny")));
+    assert_eq!(default["tokens"], story(&["--model", "tiny", "-p", "Once upon a time"])["tokens"]);
+    assert_ne!(default["tokens"], story(&["--seed", "9"])["tokens"]);
+    // It has learnt how stories begin: the likeliest word after the prompt is the one that everybody would say.
+    let likeliest = story(&["--temperature", "0"]);
+    let text = likeliest["text"].as_str().unwrap();
+    assert!(text.starts_with(" there lived") || text.starts_with(" there was"), "{text:?}");
+}
+
+#[test]
+fn the_built_in_file_is_what_its_spec_says() {
+    let file = Gguf::from_static(monomorph::built_in("tiny").unwrap().gguf).unwrap();
+    assert!(file.file_bytes() <= 6_000_000, "{}", file.file_bytes());
+    for weight in tiny_table().weights.iter() {
+        let tensor = file.find_tensor(&weight.name()).unwrap();
+        assert_eq!(tensor.ggml_type().id(), weight.qtype.ggml_id(), "{}", tensor.name());
+    }
 }
