@@ -14,10 +14,12 @@ mod kv;
 mod qtype;
 mod role;
 pub mod sampling;
+mod variant;
 
 pub use kv::KvType;
 pub use qtype::QType;
 pub use role::Role;
+pub use variant::{Activation, Ffn, Sliding, Variant};
 
 use std::borrow::Cow;
 
@@ -69,6 +71,8 @@ pub struct Dims {
     pub tied_head: bool,
     /// Element type of the K and V caches: a choice, not a property of the model.
     pub kv_type: KvType,
+    /// What the layers do beyond llama's.
+    pub variant: Variant,
 }
 
 impl Dims {
@@ -85,6 +89,22 @@ impl Dims {
     /// Query heads that share one key and value head.
     pub const fn group(&self) -> u32 {
         self.n_heads / self.n_kv_heads
+    }
+
+    /// How many positions a layer sees, the newest included; `None`: all.
+    pub fn window(&self, layer: u32) -> Option<u32> {
+        self.variant.sliding.filter(|sliding| sliding.is_local(layer)).map(|sliding| sliding.window)
+    }
+
+    /// The buffer with the rotations of a layer.
+    pub fn rope_slot(&self, layer: u32) -> Slot {
+        if self.window(layer).is_some() { Slot::RopeTableLocal } else { Slot::RopeTable }
+    }
+
+    /// What queries are multiplied by: one over the square root of the head's size, or of what the model says instead.
+    pub fn score_scale(&self) -> f32 {
+        let dim = if self.variant.score_dim == 0 { self.head_dim } else { self.variant.score_dim };
+        (1.0 / f64::from(dim).sqrt()) as f32
     }
 }
 
@@ -179,6 +199,8 @@ pub enum Slot {
     History,
     /// `(cos, sin)` f32 pairs, `head_dim / 2` a position.
     RopeTable,
+    /// The same for layers with a window, in models that have both kinds.
+    RopeTableLocal,
     /// Residual stream, f32 `[row][dim]`.
     Hidden,
     /// Quantized activations of the next matrices, i8 `[row][element]`.
@@ -199,6 +221,10 @@ pub enum Slot {
     AttnPartial,
     /// Their running maximum and sum, f32 pairs.
     AttnStats,
+    /// What a layer's attention or feed-forward adds to the stream, f32 `[row][dim]`, where a norm comes first.
+    Branch,
+    /// The up matrix of a feed-forward without a gate, before its activation, f32 `[row][hidden_dim]`.
+    FfnUp,
     /// f32 `[row][vocab_size]`.
     Logits,
     /// Best (value, index) of each part of the vocabulary, packed u64, `[row][part]`.

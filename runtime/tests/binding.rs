@@ -13,7 +13,7 @@ use monomorph_runtime::queue::Queue;
 use monomorph_runtime::synth::{SynthError, write_gguf};
 use monomorph_runtime::tokenizer::{ControlTokens, Special, Tokenizer};
 use monomorph_runtime::{BindError, Error, LoadOptions, Model, WeightSource, select_table};
-use plan::{QType, Slot, Table};
+use plan::{QType, Sliding, Slot, Table};
 use support::{DIM, HostQueue, toy_table};
 
 /// The toy model with a vocabulary that has room for all bytes.
@@ -187,6 +187,7 @@ fn missing_wrong_and_extra_tensors_are_named() {
         error.to_string().contains("attn_norm, layer 0") && error.to_string().contains("[32] f32"),
         "{error}"
     );
+    assert!(error.to_string().contains("architecture toy"), "{error}");
 
     let longer = |n: &str, dims: &mut Vec<u64>, _: &mut GgmlType| {
         if n == name {
@@ -280,4 +281,66 @@ fn a_file_without_a_table_is_told_what_is_nearest() {
     assert_eq!(select_table(&gguf, &both, Some(120)).unwrap().sm, 100);
     let error = select_table(&gguf, &[sm_100], Some(90)).unwrap_err();
     assert!(matches!(&error, BindError::NoTarget { device_sm: 90, .. }), "{error}");
+}
+
+/// The toy with windows and scaled frequencies.
+fn varied() -> Table {
+    let mut table = table();
+    table.dims.variant.sliding = Some(Sliding { window: 16, global_every: 6, rope_base: 5e3 });
+    table.dims.variant.rope_scale = 8.0;
+    table
+}
+
+#[test]
+fn windows_and_scaled_frequencies_are_compared() {
+    let whole = Gguf::from_bytes(write_gguf(&varied(), 1).unwrap()).unwrap();
+    assert!(whole.bind(&varied()).is_ok());
+    let changed = |wanted: &str, value: Option<KvValue>| {
+        let mut writer = Writer::new();
+        for (key, old) in whole.entries() {
+            let kept = match old {
+                Value::U32(v) => KvValue::U32(v),
+                Value::F32(v) => KvValue::F32(v),
+                Value::Str(v) => KvValue::Str(v.to_owned()),
+                _ => continue,
+            };
+            match (key == wanted, &value) {
+                (true, None) => {}
+                (true, Some(value)) => writer = writer.kv(key, value.clone()),
+                (false, _) => writer = writer.kv(key, kept),
+            }
+        }
+        for t in whole.tensors() {
+            writer = writer.tensor(t.name(), t.dims(), t.ggml_type(), vec![0u8; t.bytes() as usize]);
+        }
+        Gguf::from_bytes(writer.finish().unwrap()).unwrap()
+    };
+    let cases = [
+        ("toy.attention.sliding_window", Some(KvValue::U32(17)), false),
+        ("toy.attention.sliding_window", None, false),
+        ("toy.attention.sliding_window_pattern", Some(KvValue::U32(5)), false),
+        ("toy.attention.sliding_window_pattern", None, true),
+        ("toy.rope.freq_base_swa", Some(KvValue::F32(1e4)), false),
+        ("toy.rope.freq_base_swa", None, true),
+        ("toy.rope.scaling.factor", Some(KvValue::F32(4.0)), false),
+        ("toy.rope.scaling.factor", None, false),
+        ("toy.rope.scaling.type", Some(KvValue::Str("yarn".into())), false),
+    ];
+    for (key, value, accepted) in cases {
+        let gguf = changed(key, value.clone());
+        match gguf.bind(&varied()) {
+            Ok(_) => assert!(accepted, "{key} {value:?}"),
+            Err(error) => assert!(!accepted && error.to_string().contains(key), "{key} {value:?}: {error}"),
+        }
+    }
+    // Without windows and scaling in the spec, a file that asks for them is another model.
+    for key in ["toy.attention.sliding_window", "toy.rope.scaling.factor"] {
+        let mut table = varied();
+        match key.contains("window") {
+            true => table.dims.variant.sliding = None,
+            false => table.dims.variant.rope_scale = 1.0,
+        }
+        let Err(error) = whole.bind(&table) else { panic!("{key} accepted") };
+        assert!(error.to_string().contains(key), "{error}");
+    }
 }

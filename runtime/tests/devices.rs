@@ -14,7 +14,7 @@ use monomorph_runtime::{
 };
 use plan::{
     Access, Arg, BufferDesc, Dims, KernelDesc, Launch, ParamDesc, Phase, Place, QType, Role, RopeKind, Slot,
-    Step, StepKind, Table, WeightDesc,
+    Step, StepKind, Table, Variant, WeightDesc,
 };
 
 /// Width of the stream and entries of the vocabulary: a thread for each.
@@ -149,6 +149,7 @@ fn dims() -> Dims {
         qkv_bias: false,
         tied_head: false,
         kv_type: Default::default(),
+        variant: Variant::LLAMA,
     }
 }
 

@@ -3,7 +3,9 @@
 
 use super::Heading;
 use crate::CodegenError;
-use ::plan::{Access, Arg, BufferDesc, Dims, KernelDesc, Launch, Place, Step, Table, WeightDesc};
+use ::plan::{
+    Access, Arg, BufferDesc, Dims, Ffn, KernelDesc, Launch, Place, Step, Table, Variant, WeightDesc,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -96,7 +98,7 @@ fn dims(d: &Dims) -> String {
     format!(
         "plan::Dims {{ architecture: Cow::Borrowed({:?}), vocab_size: {}, dim: {}, hidden_dim: {}, n_layers: {}, \
          n_heads: {}, n_kv_heads: {}, head_dim: {}, context: {}, norm_eps: {}, rope_kind: plan::RopeKind::{:?}, \
-         rope_base: {}, qkv_bias: {}, tied_head: {}, kv_type: plan::KvType::{:?} }}",
+         rope_base: {}, qkv_bias: {}, tied_head: {}, kv_type: plan::KvType::{:?}, variant: {} }}",
         d.architecture,
         d.vocab_size,
         d.dim,
@@ -111,7 +113,38 @@ fn dims(d: &Dims) -> String {
         float(d.rope_base),
         d.qkv_bias,
         d.tied_head,
-        d.kv_type
+        d.kv_type,
+        variant(&d.variant)
+    )
+}
+
+/// An activation and a feed-forward as paths.
+fn ffn(f: Ffn) -> String {
+    let kind = if f.is_gated() { "Gated" } else { "Plain" };
+    format!("plan::Ffn::{kind}(plan::Activation::{:?})", f.activation())
+}
+
+fn variant(v: &Variant) -> String {
+    if *v == Variant::LLAMA {
+        return "plan::Variant::LLAMA".to_owned();
+    }
+    let sliding = v.sliding.map(|s| {
+        let (window, every, base) = (s.window, s.global_every, float(s.rope_base));
+        format!("plan::Sliding {{ window: {window}, global_every: {every}, rope_base: {base} }}")
+    });
+    format!(
+        "plan::Variant {{ ffn: {}, qk_norm: {}, post_norms: {}, attn_output_bias: {}, ffn_bias: {}, head_bias: {}, \
+         embed_scale: {}, score_dim: {}, rope_scale: {}, sliding: {} }}",
+        ffn(v.ffn),
+        v.qk_norm,
+        v.post_norms,
+        v.attn_output_bias,
+        v.ffn_bias,
+        v.head_bias,
+        float(v.embed_scale),
+        v.score_dim,
+        float(v.rope_scale),
+        sliding.map_or_else(|| "None".to_owned(), |sliding| format!("Some({sliding})"))
     )
 }
 

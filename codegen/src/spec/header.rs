@@ -2,8 +2,9 @@
 //!
 //! Codegen does not read files: the caller hands over the metadata numbers and the tensor list.
 
-use super::{ARCHITECTURES, LayerTypes, ModelSpec, SpecError, TensorTypes, list_names};
-use ::plan::{Dims, QType, Role};
+use super::architecture::{self, Architecture};
+use super::{LayerTypes, ModelSpec, SpecError, TensorTypes, list_names};
+use ::plan::{Dims, QType, Role, Sliding, Variant};
 use std::collections::BTreeMap;
 
 /// What a spec needs of a GGUF file.
@@ -61,6 +62,41 @@ impl Header {
         })
     }
 
+    /// Whether there is a tensor of a role, in the first layer if it has one in each.
+    fn has(&self, role: Role) -> bool {
+        self.tensors.contains_key(&role.tensor_name(role.is_layered().then_some(0)))
+    }
+
+    /// What the architecture implies, with what the file says of it.
+    fn variant(&self, arch: &Architecture) -> Result<Variant, SpecError> {
+        let (dim, n_heads) = (self.count("embedding_length")?, self.count("attention.head_count")?);
+        let by_width = arch.score_by_width.is_some() && self.count("block_count").ok() == arch.score_by_width;
+        Ok(Variant {
+            attn_output_bias: self.has(Role::AttnOutputBias),
+            ffn_bias: self.has(Role::FfnUpBias),
+            head_bias: self.has(Role::OutputBias),
+            embed_scale: if arch.embed_by_sqrt_dim { (dim as f32).sqrt() } else { 1.0 },
+            score_dim: if by_width { dim / n_heads } else { 0 },
+            rope_scale: self.number("rope.scaling.factor").unwrap_or(1.0) as f32,
+            sliding: self.sliding(arch)?,
+            ..arch.variant
+        })
+    }
+
+    fn sliding(&self, arch: &Architecture) -> Result<Option<Sliding>, SpecError> {
+        let Some(defaults) = &arch.sliding else { return Ok(None) };
+        if self.number("attention.sliding_window").is_err() {
+            return Ok(None);
+        }
+        let global_every = self.number("attention.sliding_window_pattern").map(|every| every as u32);
+        let rope_base = self.number("rope.freq_base_swa").map(|base| base as f32);
+        Ok(Some(Sliding {
+            window: self.count("attention.sliding_window")?,
+            global_every: global_every.unwrap_or(defaults.global_every),
+            rope_base: rope_base.unwrap_or(defaults.rope_base),
+        }))
+    }
+
     fn qtype(&self, name: &str) -> Result<QType, SpecError> {
         let tensor = self.tensor(name)?;
         QType::from_ggml_id(tensor.type_id).ok_or_else(|| SpecError::TensorType {
@@ -78,19 +114,15 @@ impl ModelSpec {
     /// # Errors
     /// [`SpecError`] when the architecture, a hyperparameter or a tensor type is not served.
     pub fn from_header(name: &str, header: &Header) -> Result<ModelSpec, SpecError> {
-        let arch = &header.architecture;
-        let (_, rope_kind, qkv_bias) =
-            *ARCHITECTURES.iter().find(|(known, _, _)| known == arch).ok_or_else(|| {
-                SpecError::Architecture {
-                    file: header.file.clone(),
-                    found: arch.clone(),
-                    supported: ARCHITECTURES.iter().map(|a| a.0).collect::<Vec<_>>().join(", "),
-                }
-            })?;
+        let arch = architecture::find(&header.architecture).ok_or_else(|| SpecError::Architecture {
+            file: header.file.clone(),
+            found: header.architecture.clone(),
+            supported: architecture::names(),
+        })?;
         let (dim, n_heads) = (header.count("embedding_length")?, header.count("attention.head_count")?);
         let vocab = header.tensor(&Role::TokenEmbd.tensor_name(None))?.dims.get(1).copied().unwrap_or(0);
         let dims = Dims {
-            architecture: arch.clone().into(),
+            architecture: arch.name.into(),
             vocab_size: u32::try_from(vocab).unwrap_or(0),
             dim,
             hidden_dim: header.count("feed_forward_length")?,
@@ -100,16 +132,17 @@ impl ModelSpec {
             head_dim: header.count("attention.key_length").unwrap_or(dim / n_heads),
             context: header.count("context_length")?,
             norm_eps: header.number("attention.layer_norm_rms_epsilon")? as f32,
-            rope_kind,
+            rope_kind: arch.rope_kind,
             rope_base: header.number("rope.freq_base").unwrap_or(10_000.0) as f32,
-            qkv_bias,
-            tied_head: !header.tensors.contains_key(&Role::Output.tensor_name(None)),
+            qkv_bias: arch.qkv_bias || header.has(Role::AttnQBias),
+            tied_head: !header.has(Role::Output),
+            variant: header.variant(arch)?,
             kv_type: plan::KvType::default(),
         };
         let mut spec = ModelSpec { name: name.into(), dims, types: TensorTypes::default() };
         spec.check_dims()?;
         for role in spec.roles() {
-            if spec.shape(role).0 == 1 {
+            if !role.is_matrix() {
                 continue;
             }
             let layers: Vec<Option<u32>> =

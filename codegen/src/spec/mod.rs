@@ -3,6 +3,7 @@
 //! A spec comes from a TOML file in `models/` ([`ModelSpec::from_toml`]) or from the header of a GGUF file
 //! ([`header`]). Both go through [`ModelSpec::check`], so a spec in hand is one that kernels can be made for.
 
+mod architecture;
 mod device;
 pub mod header;
 mod toml_form;
@@ -110,10 +111,6 @@ pub enum SpecError {
     },
 }
 
-/// Architectures that kernels exist for, with their RoPE kind and whether Q, K and V have biases.
-pub(crate) const ARCHITECTURES: &[(&str, plan::RopeKind, bool)] =
-    &[("llama", plan::RopeKind::Norm, false), ("qwen2", plan::RopeKind::Neox, true)];
-
 /// Types that matrices may have, in every role.
 pub const MATRIX_TYPES: &[QType] = &QType::ALL;
 
@@ -144,10 +141,26 @@ impl ModelSpec {
 
     /// Whether this model has tensors of that role.
     pub fn has(&self, role: Role) -> bool {
+        let v = &self.dims.variant;
         match role {
             Role::AttnQBias | Role::AttnKBias | Role::AttnVBias => self.dims.qkv_bias,
             Role::Output => !self.dims.tied_head,
-            _ => true,
+            Role::AttnQNorm | Role::AttnKNorm => v.qk_norm,
+            Role::AttnPostNorm | Role::FfnPostNorm => v.post_norms,
+            Role::FfnGate => v.ffn.is_gated(),
+            Role::AttnOutputBias => v.attn_output_bias,
+            Role::FfnUpBias | Role::FfnDownBias => v.ffn_bias,
+            Role::OutputBias => v.head_bias,
+            Role::TokenEmbd
+            | Role::OutputNorm
+            | Role::AttnNorm
+            | Role::AttnQ
+            | Role::AttnK
+            | Role::AttnV
+            | Role::AttnOutput
+            | Role::FfnNorm
+            | Role::FfnUp
+            | Role::FfnDown => true,
         }
     }
 
@@ -156,7 +169,16 @@ impl ModelSpec {
         let d = &self.dims;
         match role {
             Role::TokenEmbd | Role::Output => (d.vocab_size, d.dim),
-            Role::OutputNorm | Role::AttnNorm | Role::FfnNorm => (1, d.dim),
+            Role::OutputNorm
+            | Role::AttnNorm
+            | Role::FfnNorm
+            | Role::AttnPostNorm
+            | Role::FfnPostNorm
+            | Role::AttnOutputBias
+            | Role::FfnDownBias => (1, d.dim),
+            Role::AttnQNorm | Role::AttnKNorm => (1, d.head_dim),
+            Role::FfnUpBias => (1, d.hidden_dim),
+            Role::OutputBias => (1, d.vocab_size),
             Role::AttnQ => (d.q_dim(), d.dim),
             Role::AttnK | Role::AttnV => (d.kv_dim(), d.dim),
             Role::AttnQBias => (1, d.q_dim()),
@@ -169,7 +191,7 @@ impl ModelSpec {
 
     /// The element type of a role's tensor in a layer (`layer` is ignored for roles without one).
     pub fn qtype(&self, role: Role, layer: u32) -> QType {
-        if self.shape(role).0 == 1 { QType::F32 } else { self.types.get(role, layer) }
+        if role.is_matrix() { self.types.get(role, layer) } else { QType::F32 }
     }
 
     /// 16 hexadecimal digits over everything that shapes the output: equal hashes, equal tables.
@@ -186,31 +208,24 @@ impl ModelSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         self.check_architecture()?;
         self.check_dims()?;
+        self.check_variant()?;
         self.check_types()
     }
 
     fn check_architecture(&self) -> Result<(), SpecError> {
-        let known = ARCHITECTURES.iter().any(|(name, _, _)| *name == self.dims.architecture);
-        if known {
+        if architecture::find(&self.dims.architecture).is_some() {
             return Ok(());
         }
         Err(SpecError::Architecture {
             file: format!("spec {}", self.name),
             found: self.dims.architecture.to_string(),
-            supported: ARCHITECTURES.iter().map(|a| a.0).collect::<Vec<_>>().join(", "),
+            supported: architecture::names(),
         })
     }
 
     fn check_dims(&self) -> Result<(), SpecError> {
         let d = &self.dims;
-        let fail = |field: &str, found: u32, needed: String| {
-            Err(SpecError::Field {
-                name: self.name.clone(),
-                field: field.into(),
-                found: found.to_string(),
-                needed,
-            })
-        };
+        let fail = |field: &str, found: u32, needed: String| Err(self.misfit(field, found, needed));
         let ranges = [
             ("vocab_size", d.vocab_size, 1, 1 << 24),
             ("dim", d.dim, 128, 1 << 16),
@@ -272,9 +287,35 @@ impl ModelSpec {
         Ok(())
     }
 
+    fn misfit(&self, field: &str, found: impl ToString, needed: impl Into<String>) -> SpecError {
+        let (name, needed) = (self.name.clone(), needed.into());
+        SpecError::Field { name, field: field.into(), found: found.to_string(), needed }
+    }
+
+    fn check_variant(&self) -> Result<(), SpecError> {
+        let v = &self.dims.variant;
+        if v.ffn_bias && v.ffn.is_gated() {
+            return Err(self.misfit("ffn_bias", true, format!("a {} feed-forward has no biases", v.ffn)));
+        }
+        let positive = [("embed_scale", v.embed_scale), ("rope_scale", v.rope_scale)];
+        for (field, found) in positive {
+            if !(found.is_finite() && found > 0.0) {
+                return Err(self.misfit(field, found, "it must be finite and positive"));
+            }
+        }
+        let Some(sliding) = v.sliding else { return Ok(()) };
+        if sliding.window == 0 {
+            return Err(self.misfit("sliding.window", 0, "a layer sees at least the newest position"));
+        }
+        if !(sliding.rope_base.is_finite() && sliding.rope_base > 1.0) {
+            return Err(self.misfit("sliding.rope_base", sliding.rope_base, "it must be finite and above 1"));
+        }
+        Ok(())
+    }
+
     fn check_types(&self) -> Result<(), SpecError> {
         for role in self.roles() {
-            if self.shape(role).0 == 1 {
+            if !role.is_matrix() {
                 continue;
             }
             if !self.types.0.contains_key(&role) {

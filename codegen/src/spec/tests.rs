@@ -1,6 +1,8 @@
 //! Specs: the shipped files, both directions of the TOML form, and refusals.
 
+use super::header::{Header, TensorHeader};
 use super::*;
+use ::plan::{Activation, Ffn, Sliding, Slot, Variant};
 
 fn shipped(name: &str) -> ModelSpec {
     let path = format!("{}/../models/{name}.toml", env!("CARGO_MANIFEST_DIR"));
@@ -67,4 +69,117 @@ fn a_mixed_role_gives_each_layer_its_type() {
     let types = LayerTypes::from_layers(&[Q6K, Q4K, Q4K, Q6K, Q4K]).unwrap();
     assert_eq!((types.default, types.others[&Q6K].as_slice()), (Q4K, [0, 3].as_slice()));
     assert_eq!((0..5).map(|l| types.get(l)).collect::<Vec<_>>(), [Q6K, Q4K, Q4K, Q6K, Q4K]);
+}
+
+#[test]
+fn what_a_variant_leaves_out_is_llama() {
+    let text = shipped("tiny").to_toml();
+    for word in ["ffn =", "qk_norm", "post_norms", "bias_", "scale", "sliding"] {
+        assert!(!text.contains(word), "{word} in {text}");
+    }
+    let mut spec = shipped("tiny");
+    spec.dims.variant = Variant {
+        ffn: Ffn::Gated(Activation::GeluErf),
+        qk_norm: true,
+        post_norms: true,
+        attn_output_bias: true,
+        head_bias: true,
+        embed_scale: 16.0,
+        score_dim: 168,
+        rope_scale: 8.0,
+        sliding: Some(Sliding { window: 512, global_every: 6, rope_base: 1e4 }),
+        ffn_bias: false,
+    };
+    assert_eq!(ModelSpec::from_toml(&spec.to_toml()).unwrap(), spec);
+    let text = spec.to_toml().replace("geglu_erf", "relu");
+    let error = ModelSpec::from_toml(&text).unwrap_err().to_string();
+    assert!(error.contains("ffn = relu") && error.contains("gelu_quick"), "{error}");
+}
+
+#[test]
+fn variants_that_make_no_sense_are_refused() {
+    let changes: [(&str, fn(&mut Variant)); 4] = [
+        ("ffn_bias = true", |v| v.ffn_bias = true),
+        ("embed_scale = 0", |v| v.embed_scale = 0.0),
+        ("sliding.window = 0", |v| v.sliding = Some(Sliding { window: 0, global_every: 6, rope_base: 1e4 })),
+        ("sliding.rope_base = 1,", |v| {
+            v.sliding = Some(Sliding { window: 9, global_every: 6, rope_base: 1.0 });
+        }),
+    ];
+    for (wanted, change) in changes {
+        let mut spec = shipped("tiny");
+        change(&mut spec.dims.variant);
+        let text = spec.check().unwrap_err().to_string();
+        assert!(text.contains(wanted), "{text}");
+    }
+}
+
+/// The header of a model of one layer whose matrices are all Q8_0.
+fn header(architecture: &str, numbers: &[(&str, f64)], extra: &[&str]) -> Header {
+    let common = [
+        ("embedding_length", 640.0),
+        ("feed_forward_length", 2048.0),
+        ("block_count", 1.0),
+        ("attention.head_count", 4.0),
+        ("attention.head_count_kv", 1.0),
+        ("attention.key_length", 256.0),
+        ("context_length", 32768.0),
+        ("attention.layer_norm_rms_epsilon", 1e-6),
+    ];
+    let numbers = common.iter().chain(numbers).map(|(key, value)| (format!("{architecture}.{key}"), *value));
+    let words = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    let names = words.iter().map(|word| format!("blk.0.{word}.weight"));
+    let names = names.chain(["token_embd.weight".to_owned()]).chain(extra.iter().map(|n| (*n).to_owned()));
+    let tensor =
+        |name| (name, TensorHeader { type_id: 8, type_name: "q8_0".into(), dims: vec![640, 262_144] });
+    Header {
+        file: "f.gguf".into(),
+        architecture: architecture.into(),
+        numbers: numbers.collect(),
+        tensors: names.map(tensor).collect(),
+    }
+}
+
+#[test]
+fn a_header_of_gemma3_gives_its_variant() {
+    let numbers = [("attention.sliding_window", 512.0), ("rope.freq_base", 1e6)];
+    let dims = ModelSpec::from_header("g", &header("gemma3", &numbers, &[])).unwrap().dims;
+    let v = &dims.variant;
+    assert_eq!(v.ffn, Ffn::Gated(Activation::GeluTanh));
+    assert!(v.qk_norm && v.post_norms && !v.attn_output_bias && !dims.qkv_bias && dims.tied_head);
+    assert_eq!(v.embed_scale, 640f32.sqrt());
+    assert_eq!(v.sliding, Some(Sliding { window: 512, global_every: 6, rope_base: 1e4 }));
+    assert_eq!((dims.window(0), dims.window(5)), (Some(512), None));
+    assert_eq!((dims.rope_slot(4), dims.rope_slot(5)), (Slot::RopeTableLocal, Slot::RopeTable));
+    assert_eq!(dims.score_scale(), 1.0 / 16.0);
+
+    // The one model of the family that scales scores by the width of its stream.
+    let mut large = header("gemma3", &[("rope.scaling.factor", 8.0)], &[]);
+    large.numbers.insert("gemma3.block_count".into(), 62.0);
+    for layer in 1..62 {
+        for word in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
+            let one = large.tensors["blk.0.attn_q.weight"].clone();
+            large.tensors.insert(format!("blk.{layer}.{word}.weight"), one);
+        }
+    }
+    let dims = ModelSpec::from_header("g", &large).unwrap().dims;
+    assert_eq!((dims.variant.score_dim, dims.variant.rope_scale, dims.variant.sliding), (160, 8.0, None));
+}
+
+#[test]
+fn biases_are_found_in_the_tensors_and_qwen3_has_head_norms() {
+    let dims = |arch, extra: &[&str]| ModelSpec::from_header("m", &header(arch, &[], extra)).unwrap().dims;
+    let qwen3 = dims("qwen3", &[]);
+    assert!(qwen3.variant.qk_norm && !qwen3.qkv_bias && !qwen3.variant.post_norms);
+    assert_eq!(dims("llama", &[]).variant, Variant::LLAMA);
+    let biased = dims(
+        "llama",
+        &["blk.0.attn_q.bias", "blk.0.attn_output.bias", "output.weight", "output.bias"],
+    );
+    assert!(biased.qkv_bias && biased.variant.attn_output_bias && biased.variant.head_bias);
+    assert!(dims("qwen2", &[]).qkv_bias, "whether the file has them or not");
+    let spec = ModelSpec::from_header("m", &header("qwen3", &[], &[])).unwrap();
+    let added: Vec<Role> = spec.roles().into_iter().filter(|role| !shipped("tiny").has(*role)).collect();
+    assert_eq!(added, [Role::AttnQNorm, Role::AttnKNorm]);
+    assert_eq!(spec.shape(Role::AttnKNorm), (1, 256));
 }

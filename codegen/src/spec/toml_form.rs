@@ -1,7 +1,7 @@
 //! The TOML form of a spec: `models/*.toml`.
 
 use super::{LayerTypes, ModelSpec, SpecError, TensorTypes};
-use ::plan::{Dims, KvType, QType, Role, RopeKind};
+use ::plan::{Dims, Ffn, KvType, QType, Role, RopeKind, Sliding, Variant};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -26,7 +26,36 @@ struct SpecToml {
     /// f16 when it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     kv_type: Option<String>,
+    // What follows is left out where it is as in llama.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ffn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qk_norm: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    post_norms: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attn_output_bias: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ffn_bias: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_bias: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embed_scale: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score_dim: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rope_scale: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sliding: Option<SlidingToml>,
     types: BTreeMap<String, TypeToml>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlidingToml {
+    window: u32,
+    global_every: u32,
+    rope_base: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,6 +123,7 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         found: kv_name.into(),
         needed: "it must be f16, f32 or q8_0".into(),
     })?;
+    let variant = variant_of(&form)?;
     let dims = Dims {
         architecture: form.architecture.into(),
         vocab_size: form.vocab_size,
@@ -113,12 +143,48 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         qkv_bias: form.qkv_bias,
         tied_head: form.tied_head,
         kv_type,
+        variant,
     };
     Ok(ModelSpec { name: form.name, dims, types: TensorTypes(types) })
 }
 
+fn variant_of(form: &SpecToml) -> Result<Variant, SpecError> {
+    let llama = Variant::LLAMA;
+    let ffn = match &form.ffn {
+        None => llama.ffn,
+        Some(name) => Ffn::from_name(name).ok_or_else(|| SpecError::Field {
+            name: form.name.clone(),
+            field: "ffn".into(),
+            found: name.clone(),
+            needed: format!("it must be one of {}", Ffn::ALL.map(Ffn::name).join(", ")),
+        })?,
+    };
+    let sliding = form.sliding.as_ref().map(|sliding| Sliding {
+        window: sliding.window,
+        global_every: sliding.global_every,
+        rope_base: sliding.rope_base as f32,
+    });
+    Ok(Variant {
+        ffn,
+        qk_norm: form.qk_norm.unwrap_or(llama.qk_norm),
+        post_norms: form.post_norms.unwrap_or(llama.post_norms),
+        attn_output_bias: form.attn_output_bias.unwrap_or(llama.attn_output_bias),
+        ffn_bias: form.ffn_bias.unwrap_or(llama.ffn_bias),
+        head_bias: form.head_bias.unwrap_or(llama.head_bias),
+        embed_scale: form.embed_scale.map_or(llama.embed_scale, |scale| scale as f32),
+        score_dim: form.score_dim.unwrap_or(llama.score_dim),
+        rope_scale: form.rope_scale.map_or(llama.rope_scale, |scale| scale as f32),
+        sliding,
+    })
+}
+
+/// A value, unless it is llama's.
+fn unless<T: PartialEq>(value: T, llama: T) -> Option<T> {
+    (value != llama).then_some(value)
+}
+
 pub(super) fn print(spec: &ModelSpec) -> String {
-    let d = &spec.dims;
+    let (d, v, llama) = (&spec.dims, &spec.dims.variant, Variant::LLAMA);
     let types = spec.types.0.iter().map(|(role, types)| {
         let value = if types.others.is_empty() {
             TypeToml::Uniform(types.default.name().into())
@@ -149,6 +215,20 @@ pub(super) fn print(spec: &ModelSpec) -> String {
         qkv_bias: d.qkv_bias,
         tied_head: d.tied_head,
         kv_type: (d.kv_type != KvType::default()).then(|| d.kv_type.name().into()),
+        ffn: unless(v.ffn, llama.ffn).map(|ffn| ffn.name().to_owned()),
+        qk_norm: unless(v.qk_norm, llama.qk_norm),
+        post_norms: unless(v.post_norms, llama.post_norms),
+        attn_output_bias: unless(v.attn_output_bias, llama.attn_output_bias),
+        ffn_bias: unless(v.ffn_bias, llama.ffn_bias),
+        head_bias: unless(v.head_bias, llama.head_bias),
+        embed_scale: unless(v.embed_scale, llama.embed_scale).map(shortest),
+        score_dim: unless(v.score_dim, llama.score_dim),
+        rope_scale: unless(v.rope_scale, llama.rope_scale).map(shortest),
+        sliding: v.sliding.map(|sliding| SlidingToml {
+            window: sliding.window,
+            global_every: sliding.global_every,
+            rope_base: shortest(sliding.rope_base),
+        }),
         types: types.collect(),
     };
     toml::to_string(&form).unwrap_or_default()

@@ -26,7 +26,10 @@ pub enum BindError {
         spec: String,
     },
     /// A tensor is missing.
-    #[error("tensor {name} ({role}{}) is missing, spec {spec} needs it as {wanted}", Layer(*layer))]
+    #[error(
+        "tensor {name} ({role}{}) is missing, spec {spec} of architecture {architecture} needs it as {wanted}",
+        Layer(*layer)
+    )]
     Missing {
         /// What it is for.
         role: Role,
@@ -38,6 +41,8 @@ pub enum BindError {
         wanted: String,
         /// Name of the spec.
         spec: String,
+        /// GGUF architecture of the spec.
+        architecture: String,
     },
     /// A tensor has another shape or type.
     #[error(

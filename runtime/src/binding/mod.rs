@@ -108,7 +108,8 @@ fn check_dims(gguf: &Gguf, table: &Table, passed: &mut usize) -> Result<(), Bind
         reader.same(&key, reader.number(&key, default)?, wanted)?;
         *passed += 1;
     }
-    reader.no_rope_scaling()
+    reader.windows()?;
+    reader.rope_scaling()
 }
 
 /// Key without the architecture, what the table has, and what a file without the key means.
@@ -154,17 +155,33 @@ impl DimReader<'_> {
         or_default(self.gguf.get_f32(key), default)
     }
 
-    /// No kernel scales frequencies, so that a file which asks for it would run with wrong positions.
-    fn no_rope_scaling(&self) -> Result<(), BindError> {
-        let arch = &self.table.dims.architecture;
+    /// Layers with a window: its length, and what the file may say instead of what the architecture implies.
+    fn windows(&self) -> Result<(), BindError> {
+        let dims = &self.table.dims;
+        let key = |word: &str| format!("{}.{word}", dims.architecture);
+        let window = key("attention.sliding_window");
+        let Some(sliding) = dims.variant.sliding else {
+            return self.same(&window, self.integer(&window, Some(0))?, 0);
+        };
+        self.same(&window, self.integer(&window, None)?, sliding.window)?;
+        let every = key("attention.sliding_window_pattern");
+        // An array says it layer by layer; only files of other architectures do.
+        self.same(&every, self.integer(&every, Some(sliding.global_every))?, sliding.global_every)?;
+        let base = key("rope.freq_base_swa");
+        self.same(&base, self.number(&base, Some(sliding.rope_base))?, sliding.rope_base)
+    }
+
+    /// Frequencies are scaled linearly or not at all, so that a file which asks for more would run with wrong positions.
+    fn rope_scaling(&self) -> Result<(), BindError> {
+        let (arch, wanted) = (&self.table.dims.architecture, self.table.dims.variant.rope_scale);
         let key = format!("{arch}.rope.scaling.type");
-        match optional(self.gguf.get_str(&key))? {
-            None | Some("none") => {}
-            Some(found) => return self.same(&key, found, "none"),
-        }
+        let scaled = match optional(self.gguf.get_str(&key))? {
+            None | Some("none") => wanted != 1.0,
+            Some("linear") => true,
+            Some(found) => return self.same(&key, found, "none or linear"),
+        };
         let key = format!("{arch}.rope.scaling.factor");
-        let factor = optional(self.gguf.get_f32(&key))?.unwrap_or(1.0);
-        self.same(&key, factor, 1.0)
+        self.same(&key, self.number(&key, if scaled { None } else { Some(1.0) })?, wanted)
     }
 }
 
@@ -197,6 +214,7 @@ fn find_weight<'a>(gguf: &'a Gguf, table: &Table, weight: &WeightDesc) -> Result
             name,
             wanted: format!("{:?} {}", wanted_shape, weight.qtype),
             spec: table.spec.to_string(),
+            architecture: table.dims.architecture.to_string(),
         });
     };
     if tensor.dims() != wanted_shape || ggml_type(weight.qtype) != Some(tensor.ggml_type()) {

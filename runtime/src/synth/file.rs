@@ -70,6 +70,20 @@ fn ggml_type(weight: &WeightDesc) -> Result<GgmlType, WriteError> {
 fn hyperparameters<'a>(writer: Writer<'a>, table: &Table) -> Writer<'a> {
     let dims: &Dims = &table.dims;
     let key = |name: &str| format!("{}.{name}", dims.architecture);
+    let variant = &dims.variant;
+    let writer = match variant.sliding {
+        Some(sliding) => writer
+            .kv(key("attention.sliding_window"), sliding.window)
+            .kv(key("attention.sliding_window_pattern"), sliding.global_every)
+            .kv(key("rope.freq_base_swa"), KvValue::F32(sliding.rope_base)),
+        None => writer,
+    };
+    let writer = match variant.rope_scale {
+        1.0 => writer,
+        scale => writer
+            .kv(key("rope.scaling.type"), text("linear"))
+            .kv(key("rope.scaling.factor"), KvValue::F32(scale)),
+    };
     writer
         .kv("general.architecture", text(&dims.architecture))
         .kv("general.name", text(&format!("random weights of {}", table.spec)))

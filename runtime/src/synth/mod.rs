@@ -89,11 +89,31 @@ impl Tensor {
 /// Where the values of a tensor lie.
 fn spread(table: &Table, weight: &WeightDesc) -> Spread {
     match weight.role {
-        Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => Spread { centre: 1.0, deviation: 0.1 },
-        Role::AttnQBias | Role::AttnKBias | Role::AttnVBias => Spread { centre: 0.0, deviation: 0.05 },
+        Role::AttnNorm
+        | Role::FfnNorm
+        | Role::OutputNorm
+        | Role::AttnQNorm
+        | Role::AttnKNorm
+        | Role::AttnPostNorm
+        | Role::FfnPostNorm => Spread { centre: 1.0, deviation: 0.1 },
+        Role::AttnQBias
+        | Role::AttnKBias
+        | Role::AttnVBias
+        | Role::AttnOutputBias
+        | Role::FfnUpBias
+        | Role::FfnDownBias
+        | Role::OutputBias => Spread { centre: 0.0, deviation: 0.05 },
         // The residual stream starts at order one; a head that shares the matrix would see enormous logits.
         Role::TokenEmbd if !table.dims.tied_head => Spread { centre: 0.0, deviation: 1.0 },
-        _ => Spread { centre: 0.0, deviation: 1.0 / f64::from(weight.cols).sqrt() },
+        Role::TokenEmbd
+        | Role::Output
+        | Role::AttnQ
+        | Role::AttnK
+        | Role::AttnV
+        | Role::AttnOutput
+        | Role::FfnGate
+        | Role::FfnUp
+        | Role::FfnDown => Spread { centre: 0.0, deviation: 1.0 / f64::from(weight.cols).sqrt() },
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use half::{bf16, f16};
-use plan::{Dims, RopeKind};
+use plan::{Dims, RopeKind, Variant};
 
 use super::*;
 use crate::gguf::{GgmlType, check_block_scales};
@@ -26,6 +26,7 @@ fn table() -> Table {
         qkv_bias: true,
         tied_head: false,
         kv_type: Default::default(),
+        variant: Variant::LLAMA,
     };
     Table {
         spec: Cow::Borrowed("synth"),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use monomorph_runtime::queue::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay};
 use plan::{
     Access, Arg, BufferDesc, Dims, KernelDesc, Launch, ParamDesc, Phase, Place, QType, Role, RopeKind, Slot,
-    Step, StepKind, Table, WeightDesc,
+    Step, StepKind, Table, Variant, WeightDesc,
 };
 
 /// Entries of the toy vocabulary, and the width of its stream.
@@ -379,5 +379,6 @@ pub fn toy_dims() -> Dims {
         qkv_bias: false,
         tied_head: true,
         kv_type: Default::default(),
+        variant: Variant::LLAMA,
     }
 }
