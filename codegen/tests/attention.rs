@@ -34,7 +34,19 @@ fn keys_and_values_of_odd_heads_go_into_every_type_of_cache() {
         for (n_heads, n_kv_heads, head_dim) in [(2, 2, 16), (6, 2, 80), (4, 2, 96), (5, 1, 32)] {
             for (kind, bias) in [(RopeKind::Norm, true), (RopeKind::Neox, false)] {
                 for rows in [Rows::ONE, Rows::new(3, 2)] {
-                    check(&RopeAppend { n_heads, n_kv_heads, head_dim, kind, bias, kv, rows }, 0..4);
+                    check(
+                        &RopeAppend {
+                            n_heads,
+                            n_kv_heads,
+                            head_dim,
+                            kind,
+                            bias,
+                            score_scale: 0.125,
+                            kv,
+                            rows,
+                        },
+                        0..4,
+                    );
                 }
             }
         }

@@ -9,7 +9,7 @@ use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::{Operation, judge};
 use monomorph_codegen::layout::{ActBlocks, Matrix, quantize_row};
 use monomorph_codegen::rng::Rng;
-use plan::QType;
+use plan::{Activation, QType};
 
 /// Rows of batches: fewer than a block of 8, whole blocks, and one more.
 const ROWS: [u32; 10] = [2, 3, 5, 8, 9, 16, 17, 32, 33, 64];
@@ -233,7 +233,8 @@ fn gate_and_up_have_the_bits_of_the_row_alone() {
         let (gate, up) = pairs[i % pairs.len()];
         let m = |qtype| Matrix { qtype, rows: 96, cols: 768 };
         let (gate, up, unroll) = (m(gate), m(up), 2);
-        let gemm = GemmGateUp::new(gate, up, unroll, rows);
+        let activation = [Activation::Silu, Activation::GeluTanh][i % 2];
+        let gemm = GemmGateUp::new(gate, up, activation, unroll, rows);
         let mut rng = Rng::new(i as u64);
         let weights = [gate.pack(&gate.random(&mut rng)), up.pack(&up.random(&mut rng))];
         let batch = Batch::new(&mut rng, 768, rows);
@@ -243,7 +244,7 @@ fn gate_and_up_have_the_bits_of_the_row_alone() {
         args.extend([Arg::longer(vec![], 96 * rows as usize), Arg::longer(vec![], 24 * rows as usize)]);
         let n = batch.active.len();
         let found = Ready::new(&gemm).launch(&args, &[96 * n, 24 * n]);
-        let one = GateUp { gate, up, unroll };
+        let one = GateUp { gate, up, activation, unroll };
         let one = Ready::new(&one);
         for (row, x) in batch.active.iter().enumerate() {
             let mut args: Vec<Arg> = weights.iter().cloned().map(Arg::of).collect();
@@ -279,7 +280,7 @@ fn trials_hold_for_any_number_of_active_rows() {
             check(&Gemm::new(m(39, 768), Epilogue::Add, split, rows), seed);
             check(&Gemm::new(m(39, 512), Epilogue::Store, split, rows), seed);
             check(&GemmQkv::new([m(36, 512), m(9, 512), m(20, 512)], split, rows), seed);
-            check(&GemmGateUp::new(m(64, 512), m(64, 512), 2, rows), seed);
+            check(&GemmGateUp::new(m(64, 512), m(64, 512), Activation::GeluErf, 2, rows), seed);
         }
     }
 }

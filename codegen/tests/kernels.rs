@@ -18,7 +18,7 @@ use monomorph_codegen::kernels::{Operation, Rows};
 use monomorph_codegen::layout::{Matrix, quantize_row};
 use monomorph_codegen::rng::Rng;
 use monomorph_codegen::{Device, ModelSpec};
-use plan::{KvType, QType, RopeKind};
+use plan::{Activation, KvType, QType, RopeKind};
 
 fn plan_of(name: &str) -> monomorph_codegen::plan::Plan {
     let path = format!("{}/../models/{name}.toml", env!("CARGO_MANIFEST_DIR"));
@@ -73,10 +73,13 @@ fn gate_and_up_of_every_type() {
     let m = |qtype, cols| Matrix { qtype, rows: 64, cols };
     for (i, gate) in QType::ALL.into_iter().enumerate() {
         let up = QType::ALL[(i + 4) % QType::ALL.len()];
-        check(&GateUp { gate: m(gate, 768), up: m(up, 768), unroll: 2 }, 0..1);
+        check(&GateUp { gate: m(gate, 768), up: m(up, 768), activation: Activation::Silu, unroll: 2 }, 0..1);
     }
     for gate in narrow_types() {
-        check(&GateUp { gate: m(gate, 640), up: m(QType::Q8_0, 640), unroll: 2 }, 0..1);
+        check(
+            &GateUp { gate: m(gate, 640), up: m(QType::Q8_0, 640), activation: Activation::Silu, unroll: 2 },
+            0..1,
+        );
     }
 }
 
@@ -168,7 +171,16 @@ fn kernels_of_several_rows_work_on_the_active_ones() {
         check(&Norm { dim: 384, eps: 1e-5, rows: n }, 0..4);
         for (kind, bias) in [(RopeKind::Norm, true), (RopeKind::Neox, false)] {
             check(
-                &RopeAppend { n_heads: 4, n_kv_heads: 2, head_dim: 64, kind, bias, kv: KvType::F16, rows },
+                &RopeAppend {
+                    n_heads: 4,
+                    n_kv_heads: 2,
+                    head_dim: 64,
+                    kind,
+                    bias,
+                    score_scale: 0.125,
+                    kv: KvType::F16,
+                    rows,
+                },
                 0..4,
             );
         }
@@ -182,7 +194,7 @@ fn kernels_of_several_rows_work_on_the_active_ones() {
         check(&ArgmaxPart(argmax.clone()), 0..8);
         check(&ArgmaxFinal(argmax), 0..8);
         for qtype in QType::ALL {
-            check(&Embed { matrix: Matrix { qtype, rows: 9, cols: 512 }, rows: n }, 0..4);
+            check(&Embed { matrix: Matrix { qtype, rows: 9, cols: 512 }, scale: 1.0, rows: n }, 0..4);
         }
     }
 }
@@ -200,7 +212,7 @@ fn repack_and_lookup_agree_with_the_layout_at_odd_shapes() {
     for qtype in QType::ALL {
         for (rows, cols) in [(1, 256), (5, 512), (9, 1024)] {
             let matrix = Matrix { qtype, rows, cols };
-            check(&Embed { matrix, rows: 1 }, 0..4);
+            check(&Embed { matrix, scale: 1.0, rows: 1 }, 0..4);
             if !qtype.is_plain() {
                 check(&Repack { matrix }, 0..2);
             }
@@ -213,7 +225,7 @@ fn repack_and_lookup_agree_with_the_layout_at_odd_shapes() {
                 check(&Repack { matrix }, 0..2);
             }
             if cols % 128 == 0 {
-                check(&Embed { matrix, rows: 3 }, 0..4);
+                check(&Embed { matrix, scale: 1.0, rows: 3 }, 0..4);
             }
         }
     }

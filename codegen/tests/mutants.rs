@@ -8,18 +8,22 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
 use emulator::{Checks, Config, Limits, Machine, Outcome};
+use monomorph_codegen::kernels::activate::Activate;
 use monomorph_codegen::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
 use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit};
+use monomorph_codegen::kernels::bias::AddBias;
 use monomorph_codegen::kernels::embed::Embed;
 use monomorph_codegen::kernels::ffn::GateUp;
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::norm::Norm;
+use monomorph_codegen::kernels::post_norm::PostNorm;
+use monomorph_codegen::kernels::qk_norm::QkNorm;
 use monomorph_codegen::kernels::repack::Repack;
 use monomorph_codegen::kernels::rope::RopeAppend;
 use monomorph_codegen::kernels::{Operation, Rows, Trial, judge};
 use monomorph_codegen::layout::Matrix;
 use monomorph_codegen::rng::Rng;
-use plan::{KvType, QType, RopeKind};
+use plan::{Activation, KvType, QType, RopeKind};
 use ptx::{Entry, Imm, Inst, Module, Op, Operand, Stmt};
 
 /// Mutants tried of each kernel.
@@ -187,6 +191,7 @@ fn operations() -> Vec<Box<dyn Operation>> {
         head_dim: 64,
         kind,
         bias,
+        score_scale: 0.125,
         kv: KvType::F16,
         rows: Rows::ONE,
     };
@@ -219,7 +224,23 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(Gemv { matrix: m(QType::Q5_1, 13, 640), epilogue: Epilogue::Store, split: split(4, 1) }),
         Box::new(Gemv { matrix: m(QType::F16, 13, 640), epilogue: Epilogue::Add, split: split(2, 2) }),
         Box::new(GemvQkv { matrices: qkv, split: split(1, 2) }),
-        Box::new(GateUp { gate: m(QType::Q4K, 64, 512), up: m(QType::Q4K, 64, 512), unroll: 2 }),
+        Box::new(GateUp {
+            gate: m(QType::Q4K, 64, 512),
+            up: m(QType::Q4K, 64, 512),
+            activation: Activation::Silu,
+            unroll: 2,
+        }),
+        Box::new(GateUp {
+            gate: m(QType::Q5_0, 32, 288),
+            up: m(QType::Q8_0, 32, 288),
+            activation: Activation::GeluTanh,
+            unroll: 2,
+        }),
+        Box::new(Activate { dim: 160, activation: Activation::GeluErf, bias: true, rows: 1 }),
+        Box::new(Activate { dim: 160, activation: Activation::GeluQuick, bias: false, rows: 2 }),
+        Box::new(AddBias { dim: 300, rows: 2 }),
+        Box::new(QkNorm { n_heads: 3, n_kv_heads: 2, head_dim: 80, eps: 1e-2, rows: 2 }),
+        Box::new(PostNorm(Norm { dim: 640, eps: 1e-2, rows: 2 })),
         Box::new(Norm { dim: 512, eps: 1e-2, rows: 1 }),
         Box::new(rope(RopeKind::Norm, false)),
         Box::new(rope(RopeKind::Neox, true)),
@@ -228,13 +249,13 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(prefill),
         Box::new(ArgmaxPart(argmax)),
         Box::new(ArgmaxFinal(Argmax { vocab_size: 40_000, parts: 300, rows: 1 })),
-        Box::new(Embed { matrix: m(QType::Q4K, 9, 512), rows: 3 }),
-        Box::new(Embed { matrix: m(QType::Q6K, 9, 512), rows: 1 }),
-        Box::new(Embed { matrix: m(QType::F32, 9, 256), rows: 1 }),
-        Box::new(Embed { matrix: m(QType::Q5K, 9, 512), rows: 1 }),
-        Box::new(Embed { matrix: m(QType::Q8_0, 9, 640), rows: 1 }),
-        Box::new(Embed { matrix: m(QType::Q5_1, 9, 640), rows: 1 }),
-        Box::new(Embed { matrix: m(QType::Bf16, 9, 384), rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Q4K, 9, 512), scale: 1.0, rows: 3 }),
+        Box::new(Embed { matrix: m(QType::Q6K, 9, 512), scale: 1.0, rows: 1 }),
+        Box::new(Embed { matrix: m(QType::F32, 9, 256), scale: 1.0, rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Q5K, 9, 512), scale: 1.0, rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Q8_0, 9, 640), scale: 25.25, rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Q5_1, 9, 640), scale: 1.0, rows: 1 }),
+        Box::new(Embed { matrix: m(QType::Bf16, 9, 384), scale: 1.0, rows: 1 }),
         Box::new(Repack { matrix: m(QType::Q4K, 5, 512) }),
         Box::new(Repack { matrix: m(QType::Q6K, 5, 512) }),
         Box::new(Repack { matrix: m(QType::Q5K, 9, 512) }),

@@ -108,7 +108,7 @@ impl fmt::Display for MemoryPlan {
 }
 
 /// Slots whose buffers are the same for all engines, and read only.
-pub(crate) const CONSTANT_SLOTS: [Slot; 1] = [Slot::RopeTable];
+pub(crate) const CONSTANT_SLOTS: [Slot; 2] = [Slot::RopeTable, Slot::RopeTableLocal];
 
 /// Buffers of a step that are neither in its arena nor shared.
 fn own_bytes(step: &Step, context: u32) -> u64 {

@@ -28,6 +28,15 @@ impl RopeTable {
         self
     }
 
+    /// The same with every frequency divided by `scale`, as models do that interpolate positions.
+    #[must_use]
+    pub fn with_scale(mut self, scale: f32) -> Self {
+        for frequency in &mut self.inverse_frequencies {
+            *frequency /= f64::from(scale);
+        }
+        self
+    }
+
     /// f32 values a position: a `(cos, sin)` for each pair.
     #[must_use]
     pub fn values_per_position(&self) -> usize {
@@ -72,6 +81,9 @@ mod tests {
         table.clone().with_factors(&[1.0, 2.0, 4.0, 8.0]).fill(7, &mut stretched);
         assert_eq!(stretched[0], row[0]);
         assert_eq!(stretched[3], (7.0f64 * 0.1 / 2.0).sin() as f32);
+        let mut interpolated = vec![0.0; 8];
+        table.clone().with_scale(8.0).fill(16, &mut interpolated);
+        assert_eq!(interpolated, all[8 * 2..8 * 3], "position 16 of a table scaled by 8 is position 2");
         let mut tail = vec![0.0; 8 * 3];
         table.fill(37, &mut tail);
         assert_eq!(tail, all[8 * 37..], "a piece equals the same rows of the whole");

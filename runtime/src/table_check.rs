@@ -115,7 +115,7 @@ fn slot_problem(table: &Table, (buffer, rows): (&BufferDesc, u32), context: u32)
         Slot::History => n * u64::from(HISTORY) * 4,
         Slot::Chosen => n * 4,
         Slot::Logits => n * u64::from(dims.vocab_size) * 4,
-        Slot::RopeTable => u64::from(dims.head_dim / 2) * 8 * u64::from(context),
+        Slot::RopeTable | Slot::RopeTableLocal => u64::from(dims.head_dim / 2) * 8 * u64::from(context),
         _ => 0,
     };
     let found = buffer_bytes(buffer, context);

@@ -16,11 +16,13 @@ const THREADS: u32 = 128;
 pub struct Embed {
     /// Vocabulary by dim.
     pub matrix: Matrix,
+    /// What every element is multiplied by, after all else.
+    pub scale: f32,
     /// Rows of the step.
     pub rows: u32,
 }
 
-/// x[e] = W[token, e]
+/// x[e] = W[token, e] · scale
 /// shapes   W (vocab, dim) packed Q4_K · control as in the plan · x (row, dim) f32
 /// layout   one thread an element; bytes of a lane's 16 hold weight i low and i + 16 high
 /// launch   grid (dim / 128, rows), block 128, shared 0
@@ -42,11 +44,11 @@ pub fn embed_q4k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
         let min = header[2] >> (sub * 4) & 15 | (pairs & 12) << 2;
         let [d, dmin] = unpack_f16(header[0]);
         let value = d.to_f32() * scale.to_f32() * quant.to_f32() - dmin.to_f32() * min.to_f32();
-        here.of(x, s.matrix.cols).at(e).store(value);
+        here.of(x, s.matrix.cols).at(e).store(scaled(s, value));
     });
 }
 
-/// x[e] = W[token, e]
+/// x[e] = W[token, e] · scale
 /// shapes   W (vocab, dim) packed Q6_K · control as in the plan · x (row, dim) f32
 /// layout   one thread an element; high bits as the layout module says
 /// launch   grid (dim / 128, rows), block 128, shared 0
@@ -69,11 +71,11 @@ pub fn embed_q6k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
         let scale = byte(planes.scales).cast::<i8>().offset(cell * 64).at(lane * 2 + i / 16).load();
         let d = byte(planes.d).cast::<F16>().offset(cell * 4).at(row).load();
         let quant = (low | high << 4).as_i32() - 32;
-        here.of(x, s.matrix.cols).at(e).store(d.to_f32() * scale.to_f32() * quant.to_f32());
+        here.of(x, s.matrix.cols).at(e).store(scaled(s, d.to_f32() * scale.to_f32() * quant.to_f32()));
     });
 }
 
-/// x[e] = W[token, e]
+/// x[e] = W[token, e] · scale
 /// shapes   W (vocab, dim) packed Q5_K · control as in the plan · x (row, dim) f32
 /// layout   as embed_q4k, with fifth bits as the layout module says
 /// launch   grid (dim / 128, rows), block 128, shared 0
@@ -94,8 +96,14 @@ pub fn embed_q5k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
         let min = header[2] >> (sub * 4) & 15 | (pairs & 12) << 2;
         let [d, dmin] = unpack_f16(header[0]);
         let value = d.to_f32() * scale.to_f32() * quant.to_f32() - dmin.to_f32() * min.to_f32();
-        here.of(x, s.matrix.cols).at(e).store(value);
+        here.of(x, s.matrix.cols).at(e).store(scaled(s, value));
     });
+}
+
+/// The element times the model's scale, where it has one.
+#[device]
+fn scaled(s: &Embed, value: V<f32>) -> V<f32> {
+    if s.scale == 1.0 { value } else { value * s.scale }
 }
 
 /// The low 4 bits of weight `i` of a lane's sub-block.
@@ -112,7 +120,7 @@ fn fifth_bit(m: &Matrix, w: In<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V
     (bits.at(lane * 4 + i % 4).load() >> (i / 4) & 1) << 4
 }
 
-/// x[e] = W[token, e]
+/// x[e] = W[token, e] · scale
 /// shapes   W (vocab, dim) packed in blocks of 32 · control as in the plan · x (row, dim) f32
 /// layout   one thread an element; nibbles as embed_q4k, bytes in two halves, d or (d, m) a lane
 /// launch   grid (dim / 128, rows), block 128, shared 0
@@ -144,11 +152,11 @@ pub fn embed_block32(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
                 d.to_f32() * quant.to_f32()
             }
         };
-        here.of(x, s.matrix.cols).at(e).store(value);
+        here.of(x, s.matrix.cols).at(e).store(scaled(s, value));
     });
 }
 
-/// x[e] = W[token, e]
+/// x[e] = W[token, e] · scale
 /// shapes   W (vocab, dim) f16 or bf16 · control as in the plan · x (row, dim) f32
 /// layout   rows as in the file
 /// launch   grid (dim / 128, rows), block 128, shared 0
@@ -163,11 +171,11 @@ pub fn embed_half(s: &Embed, w: In<u16>, control: In<u32>, x: Out<f32>) {
             QType::F16 => V::<F16>::from_bits(bits).to_f32(),
             _ => V::<f32>::from_bits(bits << 16),
         };
-        here.of(x, s.matrix.cols).at(e).store(value);
+        here.of(x, s.matrix.cols).at(e).store(scaled(s, value));
     });
 }
 
-/// x[e] = W[token, e]
+/// x[e] = W[token, e] · scale
 /// shapes   W (vocab, dim) f32 · control as in the plan · x (row, dim) f32
 /// layout   rows as in the file
 /// launch   grid (dim / 128, rows), block 128, shared 0
@@ -178,7 +186,7 @@ pub fn embed_f32(s: &Embed, w: In<f32>, control: In<u32>, x: Out<f32>) {
         let token = min(here.control(control).at(0).load(), s.matrix.rows - 1);
         let e = block_idx_x() * THREADS + thread_idx_x();
         // Two steps of 32-bit indices: their sum may exceed 32 bits of bytes, each part does not.
-        here.of(x, s.matrix.cols).at(e).store(w.offset(token * s.matrix.cols).at(e).load());
+        here.of(x, s.matrix.cols).at(e).store(scaled(s, w.offset(token * s.matrix.cols).at(e).load()));
     });
 }
 
@@ -222,7 +230,8 @@ impl Operation for Embed {
             let asked = rng.below(m.rows) + if seed % 4 == 3 { m.rows } else { 0 };
             control.rows[row as usize][0] = asked;
             let token = asked.min(m.rows - 1);
-            x.extend(one.dequantize(&raw[token as usize * row_bytes..][..row_bytes]));
+            let row = one.dequantize(&raw[token as usize * row_bytes..][..row_bytes]);
+            x.extend(row.into_iter().map(|v| v * self.scale));
         }
         let bytes = u64::from(self.rows * m.cols) * 4;
         let trial = Trial::new(seed).input(m.pack(&raw)).input(control.bytes());

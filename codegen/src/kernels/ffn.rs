@@ -1,11 +1,13 @@
-//! The first half of the SwiGLU feed-forward: gate and up in one launch, multiplied and quantized for the down matrix.
+//! The first half of a gated feed-forward: gate and up in one launch, multiplied and quantized for the down matrix.
 
+use super::activation::{activate, error_bound, reference as activated};
 use super::gemv::{Act, Seat, Split, act_bytes, dot_of_lane};
 use super::operation::{Cost, Operation, Trial};
 use super::{quantize, reference};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS, quantize_row};
 use crate::rng::Rng;
+use ::plan::Activation;
 
 /// Warps of a CTA: 8 tiles of 4 rows make the 32 activations of one block.
 const WARPS: u32 = 8;
@@ -17,6 +19,8 @@ pub struct GateUp {
     pub gate: Matrix,
     /// The other factor.
     pub up: Matrix,
+    /// The function of the gate.
+    pub activation: Activation,
     /// Super-blocks in flight a lane.
     pub unroll: u32,
 }
@@ -27,28 +31,30 @@ impl GateUp {
     }
 }
 
-/// The activation of one element from its gate and its other factor.
+/// An element from its gate and its other factor.
 #[device]
-pub(super) fn activation(gate: V<f32>, up: V<f32>) -> V<f32> {
-    silu(gate) * up
+pub(super) fn gated(activation: Activation, gate: V<f32>, up: V<f32>) -> V<f32> {
+    activate(activation, gate) * up
 }
 
-/// The activation of two values known to absolute bounds, with its bound.
-pub(super) fn activation_reference((g, g_bound): (f64, f64), (u, u_bound): (f64, f64)) -> (f64, f64) {
-    let silu = g / (1.0 + (-g).exp());
-    // |silu'| ≤ 1.1; exp within 2 ulp, then an addition, a division and a product.
-    let bound =
-        1.1 * g_bound * (u.abs() + u_bound) + silu.abs() * u_bound + reference::gamma(8.0) * (silu * u).abs();
-    (silu * u, bound)
+/// The same of two values known to absolute bounds, with its bound.
+pub(super) fn gated_reference(
+    activation: Activation,
+    (g, g_bound): (f64, f64),
+    (u, u_bound): (f64, f64),
+) -> (f64, f64) {
+    let (f, f_bound) = (activated(activation, g), error_bound(g, g_bound));
+    let bound = f_bound * (u.abs() + u_bound) + f.abs() * u_bound;
+    (f * u, bound + reference::U * ((f * u).abs() + bound))
 }
 
-/// q, a = quantize(silu(Wg x) · (Wu x))
+/// q, a = quantize(f(Wg x) · (Wu x))
 /// shapes   Wg, Wu (hidden_dim, dim) packed · x (dim) int8 · quants (hidden_dim) i8 · meta (hidden_dim / 32)
 /// layout   as gemv; a warp computes 4 rows of both matrices, a CTA the 32 rows of one activation block
 /// launch   grid hidden_dim / 32, block 256, shared 128 bytes
-/// source   Shazeer 2020; silu(v) = v / (1 + exp(-v)) with the polynomial exp
+/// source   Shazeer 2020; f is SiLU or a GELU by the polynomial exp: docs/numerics.md
 #[kernel(grid = s.gate.rows / 32, block = 32 * WARPS, min_ctas = s.split().min_ctas())]
-pub fn gate_up_swiglu(
+pub fn gate_up(
     s: &GateUp,
     gate: In<u32>,
     up: In<u32>,
@@ -63,7 +69,7 @@ pub fn gate_up_swiglu(
     let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));
     let rows = shared::<f32>(32u32);
     if lane_id() % SUB_BLOCKS == 0 {
-        rows.at(warp_id() * TILE_ROWS + lane_id() / SUB_BLOCKS).store(activation(g, u));
+        rows.at(warp_id() * TILE_ROWS + lane_id() / SUB_BLOCKS).store(gated(s.activation, g, u));
     }
     sync_threads();
     if warp_id() == 0 {
@@ -73,7 +79,12 @@ pub fn gate_up_swiglu(
 
 impl Operation for GateUp {
     fn name(&self) -> &'static str {
-        "gate_up_swiglu"
+        match self.activation {
+            Activation::Silu => "gate_up_swiglu",
+            Activation::GeluTanh => "gate_up_geglu_tanh",
+            Activation::GeluErf => "gate_up_geglu_erf",
+            Activation::GeluQuick => "gate_up_geglu_quick",
+        }
     }
 
     fn constants(&self) -> String {
@@ -81,7 +92,7 @@ impl Operation for GateUp {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        gate_up_swiglu(self)
+        gate_up(self)
     }
 
     fn cost(&self) -> Cost {
@@ -98,7 +109,7 @@ impl Operation for GateUp {
         let x = quantize_row(&reference::random_activations(&mut rng, self.gate.cols));
         let (gate, up) = (self.gate.random(&mut rng), self.up.random(&mut rng));
         let rows = reference::gemv(&self.gate, &gate, &x).into_iter().zip(reference::gemv(&self.up, &up, &x));
-        let values: Vec<(f64, f64)> = rows.map(|(g, u)| activation_reference(g, u)).collect();
+        let values: Vec<(f64, f64)> = rows.map(|(g, u)| gated_reference(self.activation, g, u)).collect();
         let (quants, meta) = quantize::expect(&values);
         Trial::new(seed)
             .input(self.gate.pack(&gate))

@@ -3,8 +3,11 @@
 //! Every operation implements [`Operation`]: its build-time constants are the struct, [`Operation::build`] makes the
 //! kernel for them, and [`Operation::trial`] makes inputs with the results that must come out.
 
+pub mod activate;
+mod activation;
 pub mod argmax;
 pub mod attention;
+pub mod bias;
 pub mod embed;
 pub mod ffn;
 pub mod gemm;
@@ -13,6 +16,8 @@ mod judge;
 mod kv_rows;
 pub mod norm;
 mod operation;
+pub mod post_norm;
+pub mod qk_norm;
 mod quantize;
 mod reference;
 pub mod repack;

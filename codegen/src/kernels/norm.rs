@@ -28,7 +28,7 @@ impl Norm {
             .unwrap_or(32)
     }
 
-    fn turns(&self) -> u32 {
+    pub(super) fn turns(&self) -> u32 {
         self.dim / 4 / self.threads()
     }
 }
@@ -110,7 +110,7 @@ impl Operation for Norm {
 
 impl Norm {
     /// One row in f64 with bounds.
-    fn expected(&self, x: &[f32], weight: &[f32]) -> Vec<(f64, f64)> {
+    pub(super) fn expected(&self, x: &[f32], weight: &[f32]) -> Vec<(f64, f64)> {
         let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / f64::from(self.dim);
         let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
         // Roundings of a thread's chain, the tree, and the four operations after it.

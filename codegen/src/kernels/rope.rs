@@ -24,6 +24,8 @@ pub struct RopeAppend {
     pub kind: RopeKind,
     /// Whether biases are added first.
     pub bias: bool,
+    /// What queries are multiplied by, so that scores come out scaled.
+    pub score_scale: f32,
     /// Element type of the caches.
     pub kv: KvType,
     /// Rows of the step.
@@ -64,11 +66,6 @@ impl RopeAppend {
 
     const fn kv_dim(&self) -> u32 {
         2 * self.kv_pairs()
-    }
-
-    /// `1 / √head_dim`, what scores are scaled by; queries carry it.
-    fn q_scale(&self) -> f32 {
-        (1.0 / f64::from(self.head_dim).sqrt()) as f32
     }
 
     /// Elements of pair `i` of a head.
@@ -137,8 +134,8 @@ fn rotate_and_append(s: &RopeAppend, r: Rotation, b: Option<Biases>, qkv: InOut<
     if unit < s.q_pairs() {
         let (first, second, i) = place_of(s, unit);
         let turned = rotate(load_pair(qkv, b.map(|b| b.q), first, second), angles.at(i * 2).load_x2());
-        qkv.at(first).store(turned[0] * s.q_scale());
-        qkv.at(second).store(turned[1] * s.q_scale());
+        qkv.at(first).store(turned[0] * s.score_scale);
+        qkv.at(second).store(turned[1] * s.score_scale);
     } else {
         let new = NewRow { qkv: qkv.offset(s.q_dim()), angles, place: s.kv_rows().place(position) };
         if s.kv_rows().in_blocks() {
@@ -207,7 +204,7 @@ fn append_element(s: &RopeAppend, unit: V<u32>, new: NewRow, b: Option<Biases>, 
     }
 }
 
-/// q = rope(q) / √head_dim; K[pos] = kv(rope(k)); V[pos] = kv(v)
+/// q = rope(q) · score_scale; K[pos] = kv(rope(k)); V[pos] = kv(v)
 /// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) in rows of the cache's type kv
 /// layout   one thread a pair: Q, then K, then V; V's pairs are neighbours; into q8_0 one thread an element of K and V, a warp a block
 /// launch   grid (threads / 128, rows), block 128, shared 0
@@ -218,7 +215,7 @@ pub fn rope_append(s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<
     for_row(s.rows.count, block_idx_y(), control, |here| rotate_and_append(s, rotation, None, qkv, here));
 }
 
-/// q = rope(q + bq) / √head_dim; K[pos] = kv(rope(k + bk)); V[pos] = kv(v + bv)
+/// q = rope(q + bq) · score_scale; K[pos] = kv(rope(k + bk)); V[pos] = kv(v + bv)
 /// shapes   as rope_append · bq (q_dim), bk, bv (kv_dim) f32
 /// layout   as rope_append
 /// launch   as rope_append
@@ -324,7 +321,7 @@ impl RopeAppend {
             }
             out
         };
-        let q = turned(0, self.n_heads, f64::from(self.q_scale()));
+        let q = turned(0, self.n_heads, f64::from(self.score_scale));
         let k = turned(self.q_dim(), self.n_kv_heads, 1.0);
         let v = x[(self.q_dim() + self.kv_dim()) as usize..]
             .iter()

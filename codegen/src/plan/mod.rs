@@ -12,7 +12,7 @@ use crate::kernels::Operation;
 use crate::kernels::repack::Repack;
 use crate::layout::Matrix;
 use crate::spec::{Device, ModelSpec};
-use ::plan::{BufferDesc, Place, Role, Slot, Step, StepKind, Table, Variant, WeightDesc};
+use ::plan::{BufferDesc, Place, Role, Slot, Step, StepKind, Table, WeightDesc};
 use registry::Registry;
 
 /// A table with the operations behind its kernels, which know how to try themselves.
@@ -32,10 +32,6 @@ pub struct Plan {
 /// [`CodegenError`] when the spec is refused or a kernel does not build or verify (which would be a defect of codegen).
 pub fn build(spec: &ModelSpec, device: Device) -> Result<Plan, CodegenError> {
     spec.check()?;
-    if spec.dims.variant != Variant::LLAMA {
-        let reason = format!("no launches are laid out for {:?}", spec.dims.variant);
-        return Err(CodegenError::Plan { kernel: spec.name.clone(), reason });
-    }
     let mut planner = Planner {
         spec,
         device,

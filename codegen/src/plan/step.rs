@@ -5,6 +5,8 @@
 //!   → norm_quantize → gate_up_swiglu → gemv (residual)        a layer: nine launches
 //! ```
 
+mod variant;
+
 use super::{Planner, arena};
 use crate::CodegenError;
 use crate::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
@@ -18,7 +20,8 @@ use crate::kernels::rope::RopeAppend;
 use crate::kernels::{Operation, Rows};
 use crate::layout::Matrix;
 use ::plan::{
-    Arg, BufferDesc, Dims, HISTORY, Launch, Phase, Place, Role, Slot, Step, StepKind, control_bytes,
+    Activation, Arg, BufferDesc, Dims, Ffn, HISTORY, Launch, Phase, Place, Role, Slot, Step, StepKind,
+    control_bytes,
 };
 
 /// Lays out the step of `rows` rows.
@@ -62,14 +65,14 @@ impl StepPlanner<'_, '_> {
         self.planner.matrix(role, layer)
     }
 
-    fn attend(&self) -> Attend {
+    fn attend(&self, layer: Option<u32>) -> Attend {
         let d = &self.planner.spec.dims;
         Attend {
             n_heads: d.n_heads,
             n_kv_heads: d.n_kv_heads,
             head_dim: d.head_dim,
             n_splits: Attend::splits_for(d.n_kv_heads, self.planner.device.n_sms),
-            window: None,
+            window: layer.and_then(|layer| d.window(layer)),
             kv: d.kv_type,
             rows: Rows::new(self.rows, d.n_layers),
         }
@@ -95,6 +98,9 @@ impl StepPlanner<'_, '_> {
             (Slot::Kv, rows * u64::from(d.n_layers) * 16, 0),
             (Slot::RopeTable, 0, u64::from(d.head_dim) * 4),
         ];
+        if d.variant.sliding.is_some() {
+            own.push((Slot::RopeTableLocal, 0, u64::from(d.head_dim) * 4));
+        }
         let mut shared = vec![
             (Slot::Hidden, rows * u64::from(d.dim) * 4),
             (Slot::ActQuants, quants(widest)),
@@ -110,8 +116,8 @@ impl StepPlanner<'_, '_> {
                 (Slot::Chosen, rows * 4, 0),
             ]);
             shared.extend([
-                (Slot::AttnPartial, self.attend().partial_bytes()),
-                (Slot::AttnStats, self.attend().stats_bytes()),
+                (Slot::AttnPartial, self.attend(None).partial_bytes()),
+                (Slot::AttnStats, self.attend(None).stats_bytes()),
                 (Slot::ArgmaxPartial, rows * u64::from(self.argmax().parts) * 8),
             ]);
         }
@@ -121,7 +127,7 @@ impl StepPlanner<'_, '_> {
             bytes_per_pos,
             place: Place::Own,
         });
-        let shared = shared.into_iter().map(|(slot, bytes)| BufferDesc {
+        let shared = shared.into_iter().chain(self.variant_buffers()).map(|(slot, bytes)| BufferDesc {
             slot,
             bytes,
             bytes_per_pos: 0,
@@ -163,9 +169,13 @@ impl StepPlanner<'_, '_> {
         Ok(())
     }
 
-    fn norm(&mut self, role: Role, at: At) -> Result<(), CodegenError> {
+    fn norm_of_stream(&self) -> Norm {
         let d = &self.planner.spec.dims;
-        let norm = Norm { dim: d.dim, eps: d.norm_eps, rows: self.rows };
+        Norm { dim: d.dim, eps: d.norm_eps, rows: self.rows }
+    }
+
+    fn norm(&mut self, role: Role, at: At) -> Result<(), CodegenError> {
+        let norm = self.norm_of_stream();
         let uses = [
             Use::Slot(Slot::Control),
             Use::Slot(Slot::Hidden),
@@ -177,7 +187,8 @@ impl StepPlanner<'_, '_> {
     }
 
     fn add_body(&mut self) -> Result<(), CodegenError> {
-        let embed = Embed { matrix: self.matrix(Role::TokenEmbd, 0), rows: self.rows };
+        let scale = self.dims().variant.embed_scale;
+        let embed = Embed { matrix: self.matrix(Role::TokenEmbd, 0), scale, rows: self.rows };
         let uses = [Use::Weight(Role::TokenEmbd), Use::Slot(Slot::Control), Use::Slot(Slot::Hidden)];
         self.launch(embed, (None, Phase::Body), &uses)?;
         for layer in 0..self.dims().n_layers {
@@ -199,7 +210,8 @@ impl StepPlanner<'_, '_> {
             1 => self.launch(GemvQkv { matrices, split }, at, &uses.collect::<Vec<_>>())?,
             rows => self.launch_rows(GemmQkv::new(matrices, split, rows), at, uses)?,
         }
-        self.add_rope(at)?;
+        self.add_qk_norm(at)?;
+        self.add_rope(layer)?;
         match self.kind {
             StepKind::Decode => self.add_attend(at)?,
             StepKind::Prefill => self.add_attend_prefill(at)?,
@@ -209,7 +221,7 @@ impl StepPlanner<'_, '_> {
 
     /// Rows of any sequences: stretches of each cache on their own, then their merge.
     fn add_attend(&mut self, at: At) -> Result<(), CodegenError> {
-        let attend = self.attend();
+        let attend = self.attend(at.0);
         let [control, qkv, partial, stats] =
             [Slot::Control, Slot::Qkv, Slot::AttnPartial, Slot::AttnStats].map(Use::Slot);
         self.launch(AttendSplit(attend.clone()), at, &[control, qkv, Use::Kv, partial, stats])?;
@@ -219,7 +231,7 @@ impl StepPlanner<'_, '_> {
 
     /// Rows of one sequence at consecutive positions.
     fn add_attend_prefill(&mut self, at: At) -> Result<(), CodegenError> {
-        let Attend { n_heads, n_kv_heads, head_dim, window, kv, rows, .. } = self.attend();
+        let Attend { n_heads, n_kv_heads, head_dim, window, kv, rows, .. } = self.attend(at.0);
         let n_sms = self.planner.device.n_sms;
         let per_lane = AttendPrefill::per_lane_for(n_heads, head_dim, self.rows, n_sms);
         let attend = AttendPrefill { n_heads, n_kv_heads, head_dim, per_lane, window, kv, rows };
@@ -234,18 +246,19 @@ impl StepPlanner<'_, '_> {
         self.launch(quantize, at, &[Slot::Control, Slot::Qkv, Slot::ActQuants, Slot::ActMeta].map(Use::Slot))
     }
 
-    fn add_rope(&mut self, at: At) -> Result<(), CodegenError> {
-        let d = self.dims();
+    fn add_rope(&mut self, layer: u32) -> Result<(), CodegenError> {
+        let (d, at) = (self.dims(), (Some(layer), Phase::Body));
         let rope = RopeAppend {
             n_heads: d.n_heads,
             n_kv_heads: d.n_kv_heads,
             head_dim: d.head_dim,
             kind: d.rope_kind,
             bias: d.qkv_bias,
+            score_scale: d.score_scale(),
             kv: d.kv_type,
             rows: Rows::new(self.rows, d.n_layers),
         };
-        let mut uses = vec![Use::Slot(Slot::Control), Use::Slot(Slot::RopeTable)];
+        let mut uses = vec![Use::Slot(Slot::Control), Use::Slot(d.rope_slot(layer))];
         if d.qkv_bias {
             uses.extend([Role::AttnQBias, Role::AttnKBias, Role::AttnVBias].map(Use::Weight));
         }
@@ -254,23 +267,24 @@ impl StepPlanner<'_, '_> {
     }
 
     fn add_ffn(&mut self, layer: u32) -> Result<(), CodegenError> {
+        self.norm(Role::FfnNorm, (Some(layer), Phase::Body))?;
+        match self.dims().variant.ffn {
+            Ffn::Gated(activation) => self.add_gate_up(layer, activation)?,
+            Ffn::Plain(activation) => self.add_up(layer, activation)?,
+        }
+        self.residual(Role::FfnDown, layer, [Slot::FfnQuants, Slot::FfnMeta])
+    }
+
+    fn add_gate_up(&mut self, layer: u32, activation: Activation) -> Result<(), CodegenError> {
         let at = (Some(layer), Phase::Body);
-        self.norm(Role::FfnNorm, at)?;
         let roles = [Role::FfnGate, Role::FfnUp];
         let [gate, up] = roles.map(|role| self.matrix(role, layer));
         let slots = [Slot::ActQuants, Slot::ActMeta, Slot::FfnQuants, Slot::FfnMeta];
         let uses = roles.map(Use::Weight).into_iter().chain(slots.map(Use::Slot));
         match self.rows {
-            1 => self.launch(GateUp { gate, up, unroll: 2 }, at, &uses.collect::<Vec<_>>())?,
-            rows => self.launch_rows(GemmGateUp::new(gate, up, 2, rows), at, uses)?,
+            1 => self.launch(GateUp { gate, up, activation, unroll: 2 }, at, &uses.collect::<Vec<_>>()),
+            rows => self.launch_rows(GemmGateUp::new(gate, up, activation, 2, rows), at, uses),
         }
-        self.residual(Role::FfnDown, layer, [Slot::FfnQuants, Slot::FfnMeta])
-    }
-
-    fn residual(&mut self, role: Role, layer: u32, act: [Slot; 2]) -> Result<(), CodegenError> {
-        let [quants, meta] = act;
-        let at = (Some(layer), Phase::Body);
-        self.product((role, Epilogue::Add), at, [quants, meta, Slot::Hidden])
     }
 
     /// A matrix times the rows: `slots` are quants, meta and the result.
@@ -308,6 +322,7 @@ impl StepPlanner<'_, '_> {
         self.norm(Role::OutputNorm, at)?;
         let role = if self.dims().tied_head { Role::TokenEmbd } else { Role::Output };
         self.product((role, Epilogue::Store), at, [Slot::ActQuants, Slot::ActMeta, Slot::Logits])?;
+        self.add_bias(Role::OutputBias, at, Slot::Logits)?;
         let slots = [Slot::Control, Slot::Logits, Slot::ArgmaxPartial];
         self.launch(ArgmaxPart(self.argmax()), at, &slots.map(Use::Slot))?;
         let slots = [Slot::ArgmaxPartial, Slot::Control, Slot::Chosen, Slot::History];

@@ -172,10 +172,8 @@ fn biases_are_found_in_the_tensors_and_qwen3_has_head_norms() {
     let qwen3 = dims("qwen3", &[]);
     assert!(qwen3.variant.qk_norm && !qwen3.qkv_bias && !qwen3.variant.post_norms);
     assert_eq!(dims("llama", &[]).variant, Variant::LLAMA);
-    let biased = dims(
-        "llama",
-        &["blk.0.attn_q.bias", "blk.0.attn_output.bias", "output.weight", "output.bias"],
-    );
+    let biased =
+        dims("llama", &["blk.0.attn_q.bias", "blk.0.attn_output.bias", "output.weight", "output.bias"]);
     assert!(biased.qkv_bias && biased.variant.attn_output_bias && biased.variant.head_bias);
     assert!(dims("qwen2", &[]).qkv_bias, "whether the file has them or not");
     let spec = ModelSpec::from_header("m", &header("qwen3", &[], &[])).unwrap();

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use plan::{Slot, Table, WeightDesc};
+use plan::{BufferDesc, Slot, Table, WeightDesc};
 
 use super::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Shared};
 use crate::error::Error;
@@ -173,18 +173,36 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// The RoPE table for `context` positions, when the kernels read one.
+/// The RoPE tables that the kernels read. A model's factors and its scale stretch the one of layers that see all
+/// positions; those with a window need none.
 fn upload_rope(
     queue: &Arc<dyn Queue>,
     table: &Table,
     source: &dyn BoundWeights,
     context: u32,
-) -> Result<Option<Buf>, Error> {
-    let Some(desc) = table.find_buffer(Slot::RopeTable) else { return Ok(None) };
-    let mut rotations = RopeTable::new(table.dims.rope_base, table.dims.head_dim);
-    if let Some(factors) = source.rope_factors()? {
-        rotations = rotations.with_factors(&factors);
+) -> Result<Vec<(Slot, Buf)>, Error> {
+    let dims = &table.dims;
+    let mut tables = Vec::new();
+    if let Some(desc) = table.find_buffer(Slot::RopeTable) {
+        let mut rotations = RopeTable::new(dims.rope_base, dims.head_dim).with_scale(dims.variant.rope_scale);
+        if let Some(factors) = source.rope_factors()? {
+            rotations = rotations.with_factors(&factors);
+        }
+        tables.push((desc.slot, upload_rotations(queue, desc, &rotations, context)?));
     }
+    if let (Some(desc), Some(sliding)) = (table.find_buffer(Slot::RopeTableLocal), dims.variant.sliding) {
+        let rotations = RopeTable::new(sliding.rope_base, dims.head_dim);
+        tables.push((desc.slot, upload_rotations(queue, desc, &rotations, context)?));
+    }
+    Ok(tables)
+}
+
+fn upload_rotations(
+    queue: &Arc<dyn Queue>,
+    desc: &BufferDesc,
+    rotations: &RopeTable,
+    context: u32,
+) -> Result<Buf, Error> {
     let buf = Buf::new(queue, buffer_bytes(desc, context))?;
     let row = rotations.values_per_position();
     let mut rows = vec![0.0f32; row * ROPE_POSITIONS as usize];
@@ -194,5 +212,5 @@ fn upload_rope(
         rotations.fill(first, rows);
         buf.upload(u64::from(first) * row as u64 * 4, bytemuck::cast_slice(rows))?;
     }
-    Ok(Some(buf))
+    Ok(buf)
 }

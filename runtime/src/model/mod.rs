@@ -54,8 +54,8 @@ struct Shared {
     table: Table,
     kernels: Arc<dyn Kernels>,
     weights: Vec<Buf>,
-    /// The RoPE table, when the table has one.
-    rope: Option<Buf>,
+    /// The RoPE tables that the table has.
+    rope: Vec<(Slot, Buf)>,
     queue: Arc<dyn Queue>,
     context: u32,
     memory: MemoryPlan,
@@ -144,10 +144,7 @@ impl Model {
 
     /// The buffer that all sessions share for a slot, if there is one.
     pub(crate) fn constant(&self, slot: Slot) -> Option<&Buf> {
-        match slot {
-            Slot::RopeTable => self.shared.rope.as_ref(),
-            _ => None,
-        }
+        self.shared.rope.iter().find(|(of, _)| *of == slot).map(|(_, buf)| buf)
     }
 
     fn prefill_steps(&self) -> impl Iterator<Item = &Step> {

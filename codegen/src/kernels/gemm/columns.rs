@@ -209,7 +209,7 @@ fn gemm_gate_up_columns(
         let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));
         if lane % SUB_BLOCKS == c {
             let place = warp_id() * TILE_ROWS + lane / SUB_BLOCKS;
-            values.at(place + c * SUB_BLOCK).store(ffn::activation(g, u));
+            values.at(place + c * SUB_BLOCK).store(ffn::gated(s.activation, g, u));
         }
     }
     sync_threads();

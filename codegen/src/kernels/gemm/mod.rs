@@ -11,6 +11,7 @@ use super::gemv::{Epilogue, Split, act_bytes};
 use super::operation::{Cost, Operation, Trial, name_by_type};
 use crate::dsl::{BuildError, InOut, Kernel, V};
 use crate::layout::Matrix;
+use ::plan::Activation;
 
 mod columns;
 mod trial;
@@ -47,6 +48,8 @@ pub struct GemmGateUp {
     pub gate: Matrix,
     /// The other factor.
     pub up: Matrix,
+    /// The function of the gate.
+    pub activation: Activation,
     /// Super-blocks in flight a lane, as in the one-row kernel; no result depends on it.
     pub unroll: u32,
     /// Rows of activations.
@@ -88,9 +91,9 @@ impl GemmQkv {
 }
 
 impl GemmGateUp {
-    /// The activations for up to `rows` rows whose bits are those of `GateUp { gate, up, unroll }`.
-    pub fn new(gate: Matrix, up: Matrix, unroll: u32, rows: u32) -> GemmGateUp {
-        GemmGateUp { gate, up, unroll, rows }
+    /// The activations for up to `rows` rows whose bits are those of `GateUp { gate, up, activation, unroll }`.
+    pub fn new(gate: Matrix, up: Matrix, activation: Activation, unroll: u32, rows: u32) -> GemmGateUp {
+        GemmGateUp { gate, up, activation, unroll, rows }
     }
 }
 
@@ -160,7 +163,12 @@ impl Operation for GemmQkv {
 
 impl Operation for GemmGateUp {
     fn name(&self) -> &'static str {
-        "gemm_gate_up_swiglu"
+        match self.activation {
+            Activation::Silu => "gemm_gate_up_swiglu",
+            Activation::GeluTanh => "gemm_gate_up_geglu_tanh",
+            Activation::GeluErf => "gemm_gate_up_geglu_erf",
+            Activation::GeluQuick => "gemm_gate_up_geglu_quick",
+        }
     }
 
     fn constants(&self) -> String {

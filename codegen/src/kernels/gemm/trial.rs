@@ -88,7 +88,7 @@ pub(super) fn gate_up(s: &GemmGateUp, seed: u64) -> Trial {
     let (gate, up) = (s.gate.random(&mut rng), s.up.random(&mut rng));
     let of_row = |x| {
         let (g, u) = (reference::gemv(&s.gate, &gate, x), reference::gemv(&s.up, &up, x));
-        g.into_iter().zip(u).map(|(g, u)| ffn::activation_reference(g, u))
+        g.into_iter().zip(u).map(|(g, u)| ffn::gated_reference(s.activation, g, u))
     };
     let values: Vec<(f64, f64)> = rows.active().iter().flat_map(of_row).collect();
     let (quants, meta) = quantize::expect(&values);
