@@ -1,6 +1,6 @@
-//! A real model against what llama.cpp computed with it: token ids, greedy tokens and logits.
+//! Real models against what llama.cpp computed with them: token ids, greedy tokens and logits.
 //!
-//! Runs when `MONOMORPH_MODELS` names a folder with the model file (`tools/fetch-models.sh` gets it); skipped out loud
+//! Runs when `MONOMORPH_MODELS` names a folder with the model files (`tools/fetch-models.sh` gets it); skipped out loud
 //! otherwise. On the emulator only the first tokens of each case are decoded, on a CUDA device all of them;
 //! `MONOMORPH_REAL_TOKENS=N` sets the number for both.
 //!
@@ -28,8 +28,40 @@ use monomorph::runtime::{
 };
 use monomorph::{golden, specs};
 
-const FILE: &str = "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf";
-const SPEC: &str = "qwen2.5-1.5b";
+/// A model with its reference.
+struct Subject {
+    file: &'static str,
+    spec: &'static str,
+    /// Cases as JSON, in `tests/data`.
+    cases: &'static str,
+    /// Logits after the first prompt.
+    logits: &'static str,
+    n_cases: usize,
+    vocab_size: usize,
+    /// Some case has at least this many tokens that the reference is sure of.
+    sure_tokens: usize,
+}
+
+const QWEN: Subject = Subject {
+    file: "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    spec: "qwen2.5-1.5b",
+    cases: "qwen2.5-coder-1.5b.json",
+    logits: "qwen2.5-coder-1.5b.case0-logits.f16",
+    n_cases: 6,
+    vocab_size: 151_936,
+    sure_tokens: 8,
+};
+
+const GEMMA: Subject = Subject {
+    file: "gemma-3-270m-q4_k_m.gguf",
+    spec: "gemma-3-270m",
+    cases: "gemma-3-270m.json",
+    logits: "gemma-3-270m.case0-logits.f16",
+    n_cases: 4,
+    vocab_size: 262_144,
+    sure_tokens: 4,
+};
+
 /// A step is decided when the reference's greatest logit leads by this much.
 const LEAST_MARGIN: f64 = 0.5;
 const LEAST_COSINE: f64 = 0.998;
@@ -53,8 +85,8 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-fn cases() -> Vec<Case> {
-    let text = fs::read_to_string(data("qwen2.5-coder-1.5b.json")).unwrap();
+fn cases(subject: &Subject) -> Vec<Case> {
+    let text = fs::read_to_string(data(subject.cases)).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let case = |case: &serde_json::Value| Case {
         prompt: case["prompt"].as_str().unwrap().to_owned(),
@@ -70,15 +102,18 @@ fn cases() -> Vec<Case> {
     json["cases"].as_array().unwrap().iter().map(case).collect()
 }
 
-fn reference_logits() -> Vec<f32> {
-    let bytes = fs::read(data("qwen2.5-coder-1.5b.case0-logits.f16")).unwrap();
+fn reference_logits(subject: &Subject) -> Vec<f32> {
+    let bytes = fs::read(data(subject.logits)).unwrap();
     bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
 }
 
-fn model_file() -> Option<PathBuf> {
-    let folder = env::var_os("MONOMORPH_MODELS")?;
-    let path = Path::new(&folder).join(FILE);
-    path.is_file().then_some(path)
+fn model_file(subject: &Subject) -> Option<PathBuf> {
+    let folder = env::var_os("MONOMORPH_MODELS");
+    let path = folder.map(|folder| Path::new(&folder).join(subject.file)).filter(|path| path.is_file());
+    if path.is_none() {
+        eprintln!("skipped: MONOMORPH_MODELS names no folder with {}", subject.file);
+    }
+    path
 }
 
 fn greatest(logits: &[f32]) -> usize {
@@ -104,9 +139,9 @@ fn decode(session: &mut Session, case: &Case, limit: usize) {
     }
 }
 
-fn check_logits(session: &Session, vocab_size: u32) {
-    let reference = reference_logits();
-    let mut logits = vec![0.0; vocab_size as usize];
+fn check_logits(session: &Session, subject: &Subject) {
+    let reference = reference_logits(subject);
+    let mut logits = vec![0.0; subject.vocab_size];
     session.logits(&mut logits).unwrap();
     assert_eq!(logits.len(), reference.len());
     let found = cosine(&logits, &reference);
@@ -115,39 +150,36 @@ fn check_logits(session: &Session, vocab_size: u32) {
     eprintln!("logits: cosine {found:.6}");
 }
 
-fn table(sm: u32) -> Table {
-    let spec = specs::find(SPEC).unwrap();
+fn table(subject: &Subject, sm: u32) -> Table {
+    let spec = specs::find(subject.spec).unwrap();
     codegen::plan::build(&spec, golden::device(sm).unwrap()).unwrap().table
 }
 
 #[test]
-fn the_reference_is_whole() {
-    let cases = cases();
-    assert_eq!((cases.len(), reference_logits().len()), (6, 151_936));
-    assert_eq!(greatest(&reference_logits()) as u32, cases[0].greedy_tokens[0]);
-    // A reference that is never sure would compare nothing.
-    assert!(cases.iter().any(|case| sure_tokens(case).len() >= 8));
-}
-
-#[test]
-fn prompt_tokens_agree() {
-    let Some(path) = model_file() else {
-        eprintln!("skipped: MONOMORPH_MODELS names no folder with {FILE}");
-        return;
-    };
-    let tokenizer = Tokenizer::from_gguf(&Gguf::open(path).unwrap()).unwrap();
-    for case in cases() {
-        let found = tokenizer.encode(&case.prompt, Special::Parse).unwrap();
-        assert_eq!(found, case.prompt_tokens, "{:?}", case.prompt);
+fn the_references_are_whole() {
+    for subject in [QWEN, GEMMA] {
+        let (cases, logits) = (cases(&subject), reference_logits(&subject));
+        assert_eq!((cases.len(), logits.len()), (subject.n_cases, subject.vocab_size));
+        assert_eq!(greatest(&logits) as u32, cases[0].greedy_tokens[0]);
+        // A reference that is never sure would compare nothing.
+        assert!(cases.iter().any(|case| sure_tokens(case).len() >= subject.sure_tokens), "{}", subject.cases);
     }
 }
 
 #[test]
-fn logits_and_greedy_tokens_agree() {
-    let Some(path) = model_file() else {
-        eprintln!("skipped: MONOMORPH_MODELS names no folder with {FILE}");
-        return;
-    };
+fn prompt_tokens_agree() {
+    for subject in [QWEN, GEMMA] {
+        let Some(path) = model_file(&subject) else { continue };
+        let tokenizer = Tokenizer::from_gguf(&Gguf::open(path).unwrap()).unwrap();
+        for case in cases(&subject) {
+            let found = tokenizer.encode(&case.prompt, Special::Parse).unwrap();
+            assert_eq!(found, case.prompt_tokens, "{:?}", case.prompt);
+        }
+    }
+}
+
+fn compare(subject: &Subject) {
+    let Some(path) = model_file(subject) else { return };
     let opened = open_device(DeviceChoice::Auto, &DeviceOptions::default()).unwrap();
     let on_device = opened.queue.sm().is_some();
     eprintln!("device: {} ({})", opened.queue.name(), opened.why);
@@ -155,18 +187,27 @@ fn logits_and_greedy_tokens_agree() {
     let n_tokens = asked.unwrap_or(if on_device { usize::MAX } else { EMULATED_TOKENS });
     let n_cases = if on_device || asked.is_some() { usize::MAX } else { EMULATED_CASES };
 
-    let table = table(90);
     let gguf = Gguf::open(path).unwrap();
     let options = LoadOptions { context: Some(512), ..LoadOptions::default() };
-    let model = Model::load(&opened.queue, &table, &gguf, &options).unwrap();
+    let model = Model::load(&opened.queue, &table(subject, 90), &gguf, &options).unwrap();
     let mut session = model.session().unwrap();
-    for (i, case) in cases().iter().take(n_cases).enumerate() {
+    for (i, case) in cases(subject).iter().take(n_cases).enumerate() {
         session.reset();
         session.prefill(&case.prompt_tokens, &CancelToken::new()).unwrap();
         if i == 0 {
-            check_logits(&session, table.dims.vocab_size);
+            check_logits(&session, subject);
         }
         decode(&mut session, case, n_tokens);
-        eprintln!("case {i}: {} tokens agree", sure_tokens(case).len().min(n_tokens));
+        eprintln!("{}, case {i}: {} tokens agree", subject.spec, sure_tokens(case).len().min(n_tokens));
     }
+}
+
+#[test]
+fn logits_and_greedy_tokens_of_qwen_agree() {
+    compare(&QWEN);
+}
+
+#[test]
+fn logits_and_greedy_tokens_of_gemma_agree() {
+    compare(&GEMMA);
 }
