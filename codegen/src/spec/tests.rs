@@ -98,7 +98,8 @@ fn what_a_variant_leaves_out_is_llama() {
 
 #[test]
 fn variants_that_make_no_sense_are_refused() {
-    let changes: [(&str, fn(&mut Variant)); 4] = [
+    type Change = fn(&mut Variant);
+    let changes: [(&str, Change); 4] = [
         ("ffn_bias = true", |v| v.ffn_bias = true),
         ("embed_scale = 0", |v| v.embed_scale = 0.0),
         ("sliding.window = 0", |v| v.sliding = Some(Sliding { window: 0, global_every: 6, rope_base: 1e4 })),
