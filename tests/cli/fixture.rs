@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use monomorph::plan::Table;
+use codegen::layout::Matrix;
+use codegen::rng::Rng;
+use monomorph::plan::{QType, Table};
 use monomorph::runtime::gguf::GgmlType;
 use monomorph::runtime::gguf::write::{KvValue, Writer};
 use monomorph::runtime::synth::SynthSource;
@@ -47,6 +49,28 @@ pub fn changed_gguf(name: &str, changes: &[(&str, KvValue)]) -> String {
     let path = folder(name).join("changed.gguf");
     fs::write(&path, bytes(metadata)).unwrap();
     path.to_str().unwrap().to_owned()
+}
+
+/// The tiny model with matrices of a plain type, before it is quantized.
+pub fn plain_gguf(qtype: QType) -> Vec<u8> {
+    let mut writer = Writer::new();
+    for (key, value) in metadata() {
+        writer = writer.kv(key, value);
+    }
+    let mut rng = Rng::new(WEIGHTS_SEED);
+    for weight in tiny_table().weights.iter() {
+        let is_vector = weight.rows == 1;
+        let matrix = Matrix {
+            qtype: if is_vector { QType::F32 } else { qtype },
+            rows: weight.rows,
+            cols: weight.cols,
+        };
+        let dims = [u64::from(weight.cols), u64::from(weight.rows)];
+        let dims = if is_vector { &dims[..1] } else { &dims[..] };
+        let ty = GgmlType::from_id(matrix.qtype.ggml_id()).unwrap();
+        writer = writer.tensor(weight.name(), dims, ty, matrix.random(&mut rng));
+    }
+    writer.finish().unwrap()
 }
 
 fn bytes(metadata: Vec<(String, KvValue)>) -> Vec<u8> {

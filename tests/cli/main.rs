@@ -8,6 +8,7 @@ mod contract;
 mod emit;
 mod end_to_end;
 mod fixture;
+mod quantize;
 
 use std::process::{Command, Output, Stdio};
 
