@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
 use monomorph::runtime::synth::SynthSource;
-use monomorph::runtime::{Batch, BatchRow, CancelToken, Error, LoadOptions, Model, Session};
+use monomorph::runtime::{Batch, BatchRow, CancelToken, Error, GenerateOptions, LoadOptions, Model, Session};
 use monomorph::{golden, specs};
 
 fn model() -> Model {
@@ -178,4 +178,33 @@ fn a_prompt_has_the_same_bits_however_it_is_cut_and_those_of_single_steps_nearly
     };
     assert!(cut(&[0..74]) == first, "one piece");
     assert!(cut(&[0..1, 1..33, 33..40, 40..74]) == first, "four pieces");
+}
+
+#[test]
+fn drafted_decoding_gives_the_tokens_of_plain_decoding() {
+    let model = model();
+    let options = |n| GenerateOptions { max_tokens: Some(n), ..GenerateOptions::default() };
+    // A prompt that repeats itself, so that guesses are made; some of them are wrong.
+    let prompt: Vec<u32> = [3, 14, 15, 92, 65, 3, 14, 15, 92, 6, 3, 14].into();
+    let mut plain = model.session().unwrap();
+    let wanted: Vec<u32> = plain.generate(&prompt, options(40)).unwrap().map(Result::unwrap).collect();
+    let mut session = model.session().unwrap();
+    let mut speculation = session.speculate(&prompt, 5, options(40)).unwrap();
+    let found: Vec<u32> = speculation.by_ref().map(Result::unwrap).collect();
+    assert_eq!(found, wanted);
+    let counts = speculation.counts();
+    assert!(counts.drafted > 0 && counts.accepted > 0 && counts.steps < 40, "{counts:?}");
+    assert_eq!(session.position(), plain.position());
+    // A stop token in the middle of what was verified ends the stream there.
+    let stop = GenerateOptions { stop: vec![wanted[7]], ..options(40) };
+    let until: Vec<u32> = session_tokens(&model, &prompt, stop);
+    let first = wanted.iter().position(|token| *token == wanted[7]).unwrap();
+    assert_eq!(until, wanted[..first]);
+    // Until the context is full.
+    assert_eq!(session_tokens(&model, &prompt, GenerateOptions::default()).len(), 96 - prompt.len() + 1);
+}
+
+fn session_tokens(model: &Model, prompt: &[u32], options: GenerateOptions) -> Vec<u32> {
+    let mut session = model.session().unwrap();
+    session.speculate(prompt, 5, options).unwrap().map(Result::unwrap).collect()
 }

@@ -106,6 +106,9 @@ pub enum Error {
         /// The most.
         limit: u32,
     },
+    /// Drafts are verified by the greatest logit only.
+    #[error("drafted decoding is greedy: it needs temperature 0 and no repetition penalty")]
+    NotGreedy,
     /// A session of another model in a batch.
     #[error("entry {index} of the batch is a session of another model")]
     OtherModel {

@@ -42,6 +42,8 @@ pub use memory::MemoryPlan;
 pub use model::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Model};
 pub use queue::ErrorClass;
 pub use rope::RopeTable;
-pub use session::{Batch, BatchRow, FinishReason, GenerateOptions, Generation, Session, Timings};
+pub use session::{
+    Batch, BatchRow, DraftCount, FinishReason, GenerateOptions, Generation, Session, Speculation, Timings,
+};
 pub use source::{BoundWeights, WeightSource};
 pub use text::{TextModel, TextStream};

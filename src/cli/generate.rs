@@ -1,10 +1,12 @@
 //! `monomorph generate`: continues a text. The text streams as whole characters; `--json` gives one object at the end.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use clap::Args;
 use monomorph::runtime::sampling::SamplingConfig;
-use monomorph::runtime::tokenizer::{ControlTokens, Special, Tokenizer};
-use monomorph::runtime::{FinishReason, GenerateOptions, Session, Timings};
+use monomorph::runtime::tokenizer::{ControlTokens, Special, StreamDecoder, Tokenizer};
+use monomorph::runtime::{DraftCount, Error, FinishReason, GenerateOptions, Session, Timings};
 use serde::Serialize;
 
 use super::device::DeviceArgs;
@@ -40,6 +42,9 @@ pub struct Generate {
     device: DeviceArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Guess up to this many tokens from what was said before and verify them in one step; the tokens stay the same
+    #[arg(long, value_name = "N")]
+    speculate: Option<u32>,
     /// Special tokens written out in the prompt stay text
     #[arg(long)]
     no_special: bool,
@@ -150,25 +155,56 @@ impl Generate {
         (tokenizer, out): (&Tokenizer, &mut Output),
     ) -> Result<Produced> {
         let control = if self.show_control { ControlTokens::Show } else { ControlTokens::Hide };
-        let mut decoder = tokenizer.decode_stream(control);
-        let mut generation = session.generate(prompt, options)?;
-        let (mut tokens, mut text) = (Vec::new(), String::new());
-        for token in generation.by_ref() {
+        let decoder = tokenizer.decode_stream(control);
+        let text = Text { decoder, out, json: self.json, tokens: Vec::new(), text: String::new() };
+        let Some(draft) = self.speculate else {
+            let mut generation = session.generate(prompt, options)?;
+            let (tokens, text) = text.follow(&mut generation)?;
+            let (timings, finish) = (generation.timings(), generation.finish_reason());
+            return Ok(Produced { tokens, text, timings, finish });
+        };
+        let start = Instant::now();
+        let mut speculation = session.speculate(prompt, draft, options)?;
+        let prefill = start.elapsed();
+        let (tokens, text) = text.follow(&mut speculation)?;
+        let DraftCount { steps, drafted, accepted } = speculation.counts();
+        note(&format!("drafts: {accepted} of {drafted} guessed tokens were right; {steps} steps"));
+        let timings = Timings {
+            prefill_tokens: prompt.len() as u32,
+            prefill,
+            decode_tokens: (tokens.len() as u32).saturating_sub(1),
+            decode: start.elapsed() - prefill,
+        };
+        Ok(Produced { tokens, text, timings, finish: speculation.finish_reason() })
+    }
+}
+
+/// The text of a stream of tokens, shown as it comes.
+struct Text<'a> {
+    decoder: StreamDecoder<'a>,
+    out: &'a mut Output,
+    json: bool,
+    tokens: Vec<u32>,
+    text: String,
+}
+
+impl Text<'_> {
+    fn show(&mut self, piece: &str) -> Result<()> {
+        self.text.push_str(piece);
+        if self.json { Ok(()) } else { self.out.stream(piece) }
+    }
+
+    /// The tokens and the text of the whole stream.
+    fn follow(mut self, stream: &mut dyn Iterator<Item = Result<u32, Error>>) -> Result<(Vec<u32>, String)> {
+        for token in stream {
             let token = token?;
-            tokens.push(token);
-            let piece = decoder.push(token)?;
-            if !self.json {
-                out.stream(&piece)?;
-            }
-            text.push_str(&piece);
+            self.tokens.push(token);
+            let piece = self.decoder.push(token)?;
+            self.show(&piece)?;
         }
-        let rest = decoder.finish();
-        if !self.json {
-            out.stream(&rest)?;
-        }
-        text.push_str(&rest);
-        let (timings, finish) = (generation.timings(), generation.finish_reason());
-        Ok(Produced { tokens, text, timings, finish })
+        let rest = self.decoder.finish();
+        self.show(&rest)?;
+        Ok((self.tokens, self.text))
     }
 }
 

@@ -10,6 +10,8 @@ mod kernels;
 mod logits;
 mod model;
 pub mod output;
+mod perplexity;
+mod profile;
 mod progress;
 mod quantize;
 mod table_text;
@@ -45,10 +47,14 @@ enum Verb {
     Kernels(kernels::Kernels),
     /// Checks every kernel of a spec: ptxas, the emulator against the reference, and a CUDA device bit for bit.
     Verify(verify::Verify),
-    /// Measures prefill and decode.
+    /// Measures prefill and decode, alone and in batches.
     Bench(bench::Bench),
     /// Writes a model file with its matrices in smaller types.
     Quantize(quantize::Quantize),
+    /// Shows where the time of a token goes.
+    Profile(profile::Profile),
+    /// Measures how well a model predicts a text.
+    Perplexity(perplexity::Perplexity),
 }
 
 impl Cli {
@@ -65,6 +71,8 @@ impl Cli {
             Verb::Verify(verb) => verb.run(),
             Verb::Bench(verb) => verb.run(),
             Verb::Quantize(verb) => verb.run(),
+            Verb::Profile(verb) => verb.run(),
+            Verb::Perplexity(verb) => verb.run(),
         }
     }
 }

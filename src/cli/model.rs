@@ -148,6 +148,12 @@ impl ModelArgs {
 }
 
 impl Prepared {
+    /// The same with sessions of `context` positions.
+    pub fn with_context(mut self, context: u32) -> Self {
+        self.context = Some(context);
+        self
+    }
+
     /// Positions that a session will have.
     pub fn context_limit(&self) -> u32 {
         self.context.unwrap_or(self.table.dims.context.min(DEFAULT_CONTEXT))

@@ -160,6 +160,21 @@ impl Batch {
         checked_choice(&self.model, u32::from_le_bytes(token), at.position)
     }
 
+    /// Waits for the last step and gives the token with the greatest logit after each of its rows.
+    ///
+    /// # Errors
+    /// As [`Batch::chosen`], for the first row that has none; [`Error::Room`] when `out` is not as long as there are
+    /// rows.
+    pub fn choices(&self, out: &mut [u32]) -> Result<(), Error> {
+        let (engine, _) = self.row(0)?;
+        if out.len() != self.last.len() {
+            return Err(Error::Room { what: "tokens", found: out.len(), wanted: self.last.len() });
+        }
+        engine.read(&self.model, (Slot::Chosen, 0), bytemuck::cast_slice_mut(out))?;
+        let rows = out.iter().zip(&self.last);
+        rows.map(|(token, row)| checked_choice(&self.model, *token, row.position).map(drop)).collect()
+    }
+
     /// Waits for the last step and copies the logits after its row `row`.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod batch;
 mod generate;
+mod speculate;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::model::Model;
 
 pub use batch::{Batch, BatchRow};
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings};
+pub use speculate::{DraftCount, Speculation};
 
 /// What the argmax kernel writes when a logit is not finite.
 const NOT_FINITE: u32 = u32::MAX;

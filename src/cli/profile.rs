@@ -1,0 +1,273 @@
+//! `monomorph profile`: where the time of a token goes.
+//!
+//! One step, launch by launch, each timed on the device. Launches are added up at three levels: `macro` by part of the
+//! model, `midi` by kernel, `micro` not at all. Beside each time stands its floor: the bytes that the launch must move,
+//! at the bandwidth that reads reach.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use monomorph::plan::{KernelDesc, Launch, Step, Table};
+use monomorph::runtime::Session;
+use serde::Serialize;
+
+use super::device::DeviceArgs;
+use super::model::ModelArgs;
+use super::output::Output;
+use super::table_text;
+
+/// Bandwidth of the floor: what plain reads reach on an H200, bytes a second.
+const BANDWIDTH: f64 = 4.5e12;
+
+/// Shows where the time of a token goes.
+#[derive(Debug, Args)]
+pub struct Profile {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// How finely launches are told apart
+    #[arg(long, value_enum, default_value_t = Level::Midi)]
+    level: Level,
+    /// Tokens in the cache before the step that is timed
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    depth: u32,
+    /// How often the step is timed; the median of each launch counts
+    #[arg(short = 'r', long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// How finely launches are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// By part of the model
+    Macro,
+    /// By kernel
+    Midi,
+    /// Each launch
+    Micro,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    model: String,
+    spec: String,
+    level: String,
+    depth: u32,
+    repetitions: u32,
+    step_us: f64,
+    floor_us: f64,
+    operations: Vec<Row>,
+}
+
+/// Launches that are added up.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    launches: usize,
+    us: f64,
+    /// Of the step.
+    share: f64,
+    bytes: u64,
+    flops: u64,
+    gb_s: f64,
+    gflop_s: f64,
+    /// Operations a byte.
+    intensity: f64,
+    floor_us: f64,
+}
+
+impl Profile {
+    /// Runs the verb.
+    pub fn run(mut self) -> Result<()> {
+        let origin = self.model.open()?;
+        let opened = self.device.open()?;
+        self.model.context.get_or_insert(self.depth + self.repetitions + 1);
+        let prepared = self.model.prepare(origin, opened.queue.as_ref())?;
+        let table = &prepared.table;
+        let step = table.single().context("the table has no step")?;
+        let model = prepared.load(&opened.queue)?;
+        let mut session = model.session()?;
+        let tokens: Vec<u32> =
+            (0..self.depth).map(|i| i.wrapping_mul(2_654_435_761) % table.dims.vocab_size).collect();
+        session.take(&tokens)?;
+        let times = self.times(&mut session)?;
+        let rows = rows(table, step, (&times, self.depth), self.level);
+        let report = Report {
+            device: opened.queue.name().to_owned(),
+            model: prepared.name.clone(),
+            spec: table.spec.to_string(),
+            level: format!("{:?}", self.level).to_lowercase(),
+            depth: self.depth,
+            repetitions: self.repetitions,
+            step_us: rows.iter().map(|row| row.us).sum(),
+            floor_us: rows.iter().map(|row| row.floor_us).sum(),
+            operations: rows,
+        };
+        let mut out = Output::new();
+        if self.json {
+            out.json(&report)?;
+        } else {
+            for line in report.lines() {
+                out.line(&line)?;
+            }
+        }
+        out.finish()
+    }
+
+    /// The median time of each launch.
+    fn times(&self, session: &mut Session) -> Result<Vec<Duration>> {
+        let mut samples: Vec<Vec<Duration>> = Vec::new();
+        // The first round warms caches and clocks; it is not counted.
+        for round in 0..=self.repetitions {
+            session.rewind(self.depth)?;
+            let times = session.profile_step(1)?;
+            if round > 0 {
+                samples.resize_with(times.len(), Vec::new);
+                samples.iter_mut().zip(times).for_each(|(of, time)| of.push(time));
+            }
+        }
+        samples.iter_mut().for_each(|of| of.sort_unstable());
+        Ok(samples.iter().map(|of| of.get(of.len() / 2).copied().unwrap_or_default()).collect())
+    }
+}
+
+/// Bytes and multiply-adds of a launch at `depth`: the table gives those of attention for one position.
+fn cost(kernel: &KernelDesc, depth: u32) -> (u64, u64) {
+    let positions = if kernel.name.starts_with("attend_split") { u64::from(depth) + 1 } else { 1 };
+    (kernel.bytes * positions, kernel.macs * positions)
+}
+
+/// What a launch is added up under.
+fn group(launch: &Launch, kernel: &KernelDesc, (index, level): (usize, Level)) -> String {
+    let layer = launch.layer.map_or_else(String::new, |layer| format!("layer {layer} "));
+    match level {
+        Level::Micro => format!("{index:>3} {layer}{}", kernel.entry),
+        Level::Midi => kernel.name.to_string(),
+        Level::Macro => part_of(&kernel.name, launch).to_owned(),
+    }
+}
+
+/// The part of the model that a kernel belongs to.
+fn part_of(kernel: &str, launch: &Launch) -> &'static str {
+    let is = |words: &[&str]| words.iter().any(|word| kernel.contains(word));
+    match launch.layer {
+        None if is(&["embed"]) => "embedding",
+        None => "head",
+        Some(_) if is(&["norm"]) => "norms",
+        Some(_) if is(&["attend", "rope"]) => "attention",
+        Some(_) if is(&["qkv"]) => "qkv",
+        Some(_) if is(&["gate", "gelu"]) => "ffn up",
+        Some(_) => "output and ffn down",
+    }
+}
+
+fn rows(table: &Table, step: &Step, (times, depth): (&[Duration], u32), level: Level) -> Vec<Row> {
+    let total: f64 = times.iter().map(Duration::as_secs_f64).sum();
+    let mut order = Vec::new();
+    let mut sums: BTreeMap<String, (usize, f64, u64, u64)> = BTreeMap::new();
+    for (index, (launch, time)) in step.launches.iter().zip(times).enumerate() {
+        let Some(kernel) = table.kernels.get(launch.kernel as usize) else { continue };
+        let name = group(launch, kernel, (index, level));
+        let (bytes, macs) = cost(kernel, depth);
+        let sum = sums.entry(name.clone()).or_insert_with(|| {
+            order.push(name);
+            (0, 0.0, 0, 0)
+        });
+        *sum = (sum.0 + 1, sum.1 + time.as_secs_f64(), sum.2 + bytes, sum.3 + macs);
+    }
+    let row = |name: String| {
+        let (launches, seconds, bytes, macs) = sums.get(&name).copied().unwrap_or_default();
+        let rate = |n: u64| if seconds > 0.0 { n as f64 / seconds / 1e9 } else { 0.0 };
+        Row {
+            name,
+            launches,
+            us: seconds * 1e6,
+            share: if total > 0.0 { seconds / total } else { 0.0 },
+            bytes,
+            flops: 2 * macs,
+            gb_s: rate(bytes),
+            gflop_s: rate(2 * macs),
+            intensity: 2.0 * macs as f64 / bytes.max(1) as f64,
+            floor_us: bytes as f64 / BANDWIDTH * 1e6,
+        }
+    };
+    let mut rows: Vec<Row> = order.into_iter().map(row).collect();
+    if level != Level::Micro {
+        rows.sort_by(|a, b| b.us.total_cmp(&a.us));
+    }
+    rows
+}
+
+impl Report {
+    fn lines(&self) -> Vec<String> {
+        let header =
+            ["operation", "launches", "µs", "share", "floor µs", "of floor", "GB/s", "GFLOP/s", "FLOP/byte"];
+        let cells = |row: &Row| {
+            vec![
+                row.name.clone(),
+                row.launches.to_string(),
+                format!("{:.2}", row.us),
+                format!("{:.1} %", row.share * 100.0),
+                format!("{:.2}", row.floor_us),
+                format!("{:.1}×", row.us / row.floor_us.max(1e-9)),
+                format!("{:.1}", row.gb_s),
+                format!("{:.1}", row.gflop_s),
+                format!("{:.2}", row.intensity),
+            ]
+        };
+        let mut lines = vec![format!(
+            "{} (spec {}) on {}: one token after {} others",
+            self.model, self.spec, self.device, self.depth
+        )];
+        lines.extend(table_text::columns(&header, &self.operations.iter().map(cells).collect::<Vec<_>>()));
+        lines.push(format!(
+            "the launches one by one take {:.1} µs; their bytes at {:.1} TB/s {:.1} µs. A replayed step overlaps launches and is shorter",
+            self.step_us,
+            BANDWIDTH / 1e12,
+            self.floor_us
+        ));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use monomorph::{golden, specs};
+
+    fn tiny() -> Table {
+        codegen::plan::build(&specs::find("tiny").unwrap(), golden::device(90).unwrap()).unwrap().table
+    }
+
+    #[test]
+    fn every_level_adds_up_to_the_same_step() {
+        let table = tiny();
+        let step = table.single().unwrap();
+        let times: Vec<Duration> = (1..=step.launches.len() as u64).map(Duration::from_micros).collect();
+        let total: f64 = (1..=step.launches.len()).sum::<usize>() as f64;
+        let mut sizes = Vec::new();
+        for level in [Level::Macro, Level::Midi, Level::Micro] {
+            let rows = rows(&table, step, (&times, 9), level);
+            assert!((rows.iter().map(|row| row.us).sum::<f64>() - total).abs() < 1e-6);
+            assert_eq!(rows.iter().map(|row| row.launches).sum::<usize>(), step.launches.len());
+            assert!((rows.iter().map(|row| row.share).sum::<f64>() - 1.0).abs() < 1e-9);
+            sizes.push(rows.len());
+        }
+        assert!(sizes[0] < sizes[1] && sizes[1] < sizes[2], "{sizes:?}");
+    }
+
+    #[test]
+    fn attention_costs_what_its_positions_cost() {
+        let table = tiny();
+        let kernel = table.kernels.iter().find(|k| k.name == "attend_split").unwrap();
+        assert_eq!(cost(kernel, 9).0, 10 * cost(kernel, 0).0);
+    }
+}
