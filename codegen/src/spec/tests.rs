@@ -49,6 +49,44 @@ fn refusals_name_the_field_and_both_numbers() {
 }
 
 #[test]
+fn heads_are_multiples_of_16_that_fill_blocks() {
+    let with = |n_heads, n_kv_heads, head_dim, kv_type| {
+        let mut spec = shipped("tiny");
+        (spec.dims.n_heads, spec.dims.n_kv_heads, spec.dims.head_dim) = (n_heads, n_kv_heads, head_dim);
+        spec.dims.kv_type = kv_type;
+        for role in [Role::AttnOutput, Role::AttnQ] {
+            spec.types.0.insert(role, LayerTypes::uniform(QType::Q8_0));
+        }
+        spec.check()
+    };
+    for head_dim in [16, 80, 96, 112, 256] {
+        with(4, 2, head_dim, KvType::Q8_0).unwrap();
+    }
+    let refused = |heads: (u32, u32, u32), kv, parts: [&str; 2]| {
+        let text = with(heads.0, heads.1, heads.2, kv).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    };
+    refused((4, 2, 72), KvType::F16, ["head_dim = 72", "16"]);
+    refused((4, 2, 272), KvType::F16, ["head_dim = 272", "256"]);
+    refused((3, 1, 80), KvType::F16, ["n_heads = 3", "240"]);
+    refused((4, 1, 80), KvType::Q8_0, ["n_kv_heads = 1", "80"]);
+    with(4, 1, 80, KvType::F32).unwrap();
+}
+
+#[test]
+fn the_type_of_the_cache_is_said_where_it_is_not_f16() {
+    let spec = shipped("tiny");
+    assert_eq!((spec.dims.kv_type, spec.to_toml().contains("kv_type")), (KvType::F16, false));
+    let text = spec.to_toml().replace("tied_head", "kv_type = \"q8_0\"\ntied_head");
+    let q8 = ModelSpec::from_toml(&text).unwrap();
+    assert_eq!(q8.dims.kv_type, KvType::Q8_0);
+    assert_eq!(ModelSpec::from_toml(&q8.to_toml()).unwrap(), q8);
+    let wrong =
+        ModelSpec::from_toml(&text.replace("\"q8_0\"\ntied", "\"q9\"\ntied")).unwrap_err().to_string();
+    assert!(wrong.contains("kv_type = q9") && wrong.contains("q8_0"), "{wrong}");
+}
+
+#[test]
 fn rows_must_be_whole_blocks_of_their_type() {
     let mut spec = shipped("tiny");
     spec.dims.hidden_dim = 1120;

@@ -194,7 +194,8 @@ fn add_scores(
     scores: &mut [Vec<V<f32>>],
 ) {
     let (keys, pitch) = keys;
-    for quad in unroll(0..n_elements / 4, 2) {
+    // Few queries a lane have little to compute while they wait for their loads.
+    for quad in unroll(0..n_elements / 4, if s.per_lane == 1 { 4 } else { 2 }) {
         let (from_q, from_k) = (queries.offset(quad * 4), keys.offset(quad * 4));
         let mut q = Vec::new();
         for i in unroll(0..s.per_lane) {
