@@ -10,7 +10,7 @@
 use emulator::{Checks, Config, Limits, Machine, Outcome};
 use monomorph_codegen::kernels::activate::Activate;
 use monomorph_codegen::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
-use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit};
+use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit, QuantizeRows};
 use monomorph_codegen::kernels::bias::AddBias;
 use monomorph_codegen::kernels::embed::Embed;
 use monomorph_codegen::kernels::ffn::GateUp;
@@ -244,9 +244,12 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(Norm { dim: 512, eps: 1e-2, rows: 1 }),
         Box::new(rope(RopeKind::Norm, false)),
         Box::new(rope(RopeKind::Neox, true)),
+        Box::new(RopeAppend { kv: KvType::Q8_0, ..rope(RopeKind::Neox, true) }),
         Box::new(AttendSplit(attend.clone())),
         Box::new(AttendMerge(attend)),
-        Box::new(prefill),
+        Box::new(prefill.clone()),
+        Box::new(AttendPrefill { head_dim: 80, per_lane: 1, kv: KvType::Q8_0, ..prefill }),
+        Box::new(QuantizeRows { dim: 160, stride: 224, rows: 3 }),
         Box::new(ArgmaxPart(argmax)),
         Box::new(ArgmaxFinal(Argmax { vocab_size: 40_000, parts: 300, rows: 1 })),
         Box::new(Embed { matrix: m(QType::Q4K, 9, 512), scale: 1.0, rows: 3 }),

@@ -3,6 +3,8 @@
 //!
 //! The number of stretches is baked; their length is a function of the position, so one launch serves every length and
 //! a row's result depends on its own length only.
+//!
+//! Chunks of a prompt, many rows of one sequence, go through [`AttendPrefill`] instead.
 
 mod merge;
 mod prefill;
