@@ -14,6 +14,9 @@ use crate::layout::Matrix;
 use ::plan::Activation;
 
 mod columns;
+mod multiply;
+mod stage;
+mod tiles;
 mod trial;
 
 /// One matrix with its epilogue, for several rows. Parameters: `control, w, quants, meta, y`, with y `[row][outputs]` f32.
@@ -115,7 +118,10 @@ impl Operation for Gemm {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        columns::build(self)
+        match tiles::choose(&[self.matrix], self.split.k_split, self.rows) {
+            Some(tile) => tiles::build(self, tile),
+            None => columns::build(self),
+        }
     }
 
     fn cost(&self) -> Cost {
@@ -143,7 +149,10 @@ impl Operation for GemmQkv {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        columns::build_qkv(self)
+        match tiles::choose(&self.matrices, self.split.k_split, self.rows) {
+            Some(tile) => tiles::build_qkv(self, tile),
+            None => columns::build_qkv(self),
+        }
     }
 
     fn cost(&self) -> Cost {
@@ -176,7 +185,10 @@ impl Operation for GemmGateUp {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        columns::build_gate_up(self)
+        match tiles::choose(&[self.gate, self.up], 1, self.rows) {
+            Some(tile) => tiles::build_gate_up(self, tile),
+            None => columns::build_gate_up(self),
+        }
     }
 
     fn cost(&self) -> Cost {

@@ -21,14 +21,21 @@ fn dot_nibbles(quants: [V<u32>; 4], x: ActLane, from: V<i32>) -> V<i32> {
     low + (high >> 4)
 }
 
+/// Quants `4 g …` and `16 + 4 g …` of 5 bits, as bytes.
+#[device]
+pub(super) fn five_bits(quants: [V<u32>; 4], bits: V<u32>, g: usize) -> [V<u32>; 2] {
+    let low = quants[g] & 0x0f0f_0f0f | bits << (4 - g as u32) & 0x1010_1010;
+    let high = quants[g] >> 4 & 0x0f0f_0f0f | bits >> (g as u32) & 0x1010_1010;
+    [low, high]
+}
+
 /// `Σ q·x` with quants of 5 bits; the fifth bits lie as the layout module says.
 #[device]
 pub(super) fn dot_five_bits(quants: [V<u32>; 4], bits: V<u32>, x: ActLane) -> V<i32> {
     let mut first = 0i32;
     let mut second = 0i32;
     for g in unroll(0..4) {
-        let low = quants[g] & 0x0f0f_0f0f | bits << (4 - g as u32) & 0x1010_1010;
-        let high = quants[g] >> 4 & 0x0f0f_0f0f | bits >> (g as u32) & 0x1010_1010;
+        let [low, high] = five_bits(quants, bits, g);
         first = dp4a_us(low, x.low[g].as_i32(), first);
         second = dp4a_us(high, x.high[g].as_i32(), second);
     }

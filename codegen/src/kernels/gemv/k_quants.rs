@@ -28,31 +28,43 @@ pub(super) fn accumulate_q5k(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
     fma(x.scale, value, acc)
 }
 
-/// `d·sc·dot − dmin·m·Σ x` of the lane's sub-block.
+/// The scale and the min of the lane's sub-block, 6 bits each.
 #[device]
-fn scaled(header: [V<u32>; 4], dot: V<i32>, x: ActLane) -> V<f32> {
+pub(super) fn scale_and_min(header: [V<u32>; 4]) -> [V<u32>; 2] {
     let shift = lane_id() % SUB_BLOCKS * 4;
     let pairs = header[3] >> shift;
     let scale = (header[1] >> shift & 15) | (pairs & 3) << 4;
     let min = (header[2] >> shift & 15) | (pairs & 12) << 2;
+    [scale, min]
+}
+
+/// `d·sc·dot − dmin·m·Σ x` of the lane's sub-block.
+#[device]
+fn scaled(header: [V<u32>; 4], dot: V<i32>, x: ActLane) -> V<f32> {
+    let [scale, min] = scale_and_min(header);
     let scaled = (dot * scale.as_i32()).to_f32();
     let sum = (dp2a_lo_ss(x.sums.as_i32(), dev(0x0101i32), dev(0i32)) * min.as_i32()).to_f32();
     let [d, dmin] = unpack_f16(header[0]);
     fma(d.to_f32(), scaled, -(dmin.to_f32() * sum))
 }
 
+/// Quants `4 g …` and `16 + 4 g …` of 6 bits, as bytes.
+#[device]
+pub(super) fn six_bits(quants: [V<u32>; 4], bits: [V<u32>; 2], g: usize) -> [V<u32>; 2] {
+    let align = |word: V<u32>| if g < 2 { word << (4 - 2 * g as u32) } else { word >> (2 * g as u32 - 4) };
+    let low = quants[g] & 0x0f0f_0f0f | align(bits[0]) & 0x3030_3030;
+    let high = quants[g] >> 4 & 0x0f0f_0f0f | align(bits[1]) & 0x3030_3030;
+    [low, high]
+}
+
 /// `acc + a·d·Σ sc·(q − 32)·x` over one sub-block; the −32 comes from the sums of the activations.
 #[device]
 pub(super) fn accumulate_q6k(w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
-    let (quants, bits) = (w.quants[0], w.high);
     // Bytes of the second operand: -32 for the half that is wanted, 0 for the other.
     let mut first = dp2a_lo_ss(x.sums.as_i32(), dev(0x00e0i32), dev(0i32));
     let mut second = dp2a_lo_ss(x.sums.as_i32(), dev(0xe000i32), dev(0i32));
     for g in unroll(0..4) {
-        let align =
-            |word: V<u32>| if g < 2 { word << (4 - 2 * g as u32) } else { word >> (2 * g as u32 - 4) };
-        let low = quants[g] & 0x0f0f_0f0f | align(bits[0]) & 0x3030_3030;
-        let high = quants[g] >> 4 & 0x0f0f_0f0f | align(bits[1]) & 0x3030_3030;
+        let [low, high] = six_bits(w.quants[0], w.high, g);
         first = dp4a_us(low, x.low[g].as_i32(), first);
         second = dp4a_us(high, x.high[g].as_i32(), second);
     }

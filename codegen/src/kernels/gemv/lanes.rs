@@ -8,7 +8,7 @@ use ::plan::QType;
 
 /// The activations of one lane's sub-block.
 #[derive(Clone, Copy)]
-pub(super) struct ActLane {
+pub(in crate::kernels) struct ActLane {
     /// Quants 0 to 15.
     pub low: [V<u32>; 4],
     /// Quants 16 to 31.
@@ -26,7 +26,7 @@ pub(in crate::kernels) struct Act {
 }
 
 #[device]
-fn load_act(x: Act, super_block: u32) -> ActLane {
+pub(in crate::kernels) fn load_act(x: Act, super_block: u32) -> ActLane {
     let low = x.quants.at(super_block * 64).load_x4();
     let high = x.quants.at(super_block * 64 + 4).load_x4();
     let meta = x.meta.at(super_block * 16).load_x2();
@@ -35,7 +35,7 @@ fn load_act(x: Act, super_block: u32) -> ActLane {
 
 /// A lane's pointers into the planes of its tile. Types that lack a plane leave its pointer unused.
 #[derive(Clone, Copy)]
-pub(super) struct Weights {
+pub(in crate::kernels) struct Weights {
     /// Bytes from one super-block to the next.
     step: Planes,
     pub quants: In<u32>,
@@ -49,7 +49,7 @@ fn words(bytes: u64) -> u32 {
 }
 
 #[device]
-fn weights_of_lane(m: &Matrix, w: In<u32>, cell: V<u32>) -> Weights {
+pub(in crate::kernels) fn weights_of_lane(m: &Matrix, w: In<u32>, cell: V<u32>) -> Weights {
     let lane = lane_id();
     let row = lane / SUB_BLOCKS;
     let (planes, step) = (m.planes(), m.cell_bytes());

@@ -12,11 +12,15 @@ use crate::rng::Rng;
 use crate::spec::Device;
 
 mod block32;
+mod bytes;
 mod k_quants;
 mod lanes;
 mod plain;
 
-pub(super) use lanes::{Act, Seat, dot_of_columns, dot_of_lane};
+pub(super) use bytes::{quant_bytes, row_terms};
+pub(super) use lanes::{
+    Act, ActLane, Seat, SubBlock, dot_of_columns, dot_of_lane, load_act, load_sub_block, weights_of_lane,
+};
 
 /// What becomes of a finished row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
