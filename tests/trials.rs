@@ -5,7 +5,7 @@
 use codegen::kernels::{Expect, Trial, judge};
 use codegen::plan::{Plan, build};
 use monomorph::plan::KernelDesc;
-use monomorph::{golden, specs, trial};
+use monomorph::{golden, matrix, specs, trial};
 
 fn tiny() -> Plan {
     build(&specs::find("tiny").unwrap(), golden::device(90).unwrap()).unwrap()
@@ -63,4 +63,17 @@ fn a_trial_that_does_not_fit_is_refused() {
     let plan = tiny();
     let error = trial::emulate(&plan.table.kernels[0], &Trial::new(1), 1).unwrap_err();
     assert!(matches!(error, trial::TrialError::Arity { found: 0, .. }), "{error}");
+}
+
+#[test]
+fn a_sample_of_the_matrix_agrees_with_its_references() {
+    let device = golden::device(90).unwrap();
+    // A step that shares no factor with the numbers of types, rows and shapes, so that all of them come up.
+    let sample = matrix::cases().into_iter().step_by(29);
+    for (i, operation) in sample.enumerate() {
+        let kernel = codegen::plan::kernel(operation.as_ref(), device).unwrap();
+        if let Err(error) = trial::check(&kernel, operation.as_ref(), i as u64 % matrix::SEEDS.end, 0) {
+            panic!("{}: {error} [{}]", kernel.entry, kernel.constants);
+        }
+    }
 }

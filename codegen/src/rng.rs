@@ -2,12 +2,17 @@
 
 /// Equal seeds give equal numbers on every machine.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(u64, u64);
 
 impl Rng {
     /// A generator from a seed.
     pub const fn new(seed: u64) -> Rng {
-        Rng(seed)
+        Rng(seed, seed)
+    }
+
+    /// What it was made from.
+    pub const fn seed(&self) -> u64 {
+        self.1
     }
 
     /// The next 64 bits.

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use codegen::plan::Plan;
+use codegen::kernels::Operation;
 use monomorph::plan::KernelDesc;
 use monomorph::ptxas::Ptxas;
 use monomorph::runtime::{DeviceChoice, DeviceOptions, open_device};
 use monomorph::trial::{self, Device};
-use monomorph::{golden, specs};
+use monomorph::{golden, matrix, specs};
 
 use super::output::{Output, note};
 
@@ -23,17 +23,23 @@ const LARGE_BYTES: u64 = 16 << 20;
 #[derive(Debug, Args)]
 pub struct Verify {
     /// A shipped spec, or the path of a .toml
-    #[arg(long, value_name = "NAME")]
-    spec: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "matrix")]
+    spec: Option<String>,
+    /// Instead of a spec: products of every weight type at many shapes and numbers of rows
+    #[arg(long, conflicts_with = "spec")]
+    matrix: bool,
+    /// Of the matrix, only every N-th case
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "matrix", value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
     /// The target: ten times the compute capability
     #[arg(long, default_value_t = 90, value_name = "N")]
     sm: u32,
     /// Where to run beside the emulator: auto (the first CUDA device if there is one), emulator (only it), or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
-    /// Trials of each kernel, each with its own random inputs
-    #[arg(long, default_value_t = trial::SEEDS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
+    /// Trials of each kernel, each with its own random inputs [default: 2, of the matrix 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
     /// Only kernels whose name contains this
     #[arg(long, value_name = "TEXT")]
     kernel: Option<String>,
@@ -42,9 +48,17 @@ pub struct Verify {
     threads: usize,
 }
 
+/// The kernels of a run and what knows how to try them.
+struct Subject {
+    name: String,
+    kernels: Vec<KernelDesc>,
+    operations: Vec<Box<dyn Operation + Send + Sync>>,
+}
+
 /// What every check of a run needs.
 struct Run<'a> {
-    plan: &'a Plan,
+    subject: &'a Subject,
+    sm: u32,
     seeds: u64,
     ptxas: Option<Ptxas>,
     device: Option<Device<'a>>,
@@ -55,18 +69,19 @@ struct Run<'a> {
 impl Verify {
     /// Runs the verb.
     pub fn run(self) -> Result<()> {
-        let spec = specs::find(&self.spec)?;
-        let plan = codegen::plan::build(&spec, golden::device(self.sm)?)?;
+        let subject = self.subject()?;
+        let seeds = self.seeds.unwrap_or(if self.matrix { matrix::SEEDS.end } else { trial::SEEDS });
         let ptxas = Ptxas::find();
         if ptxas.is_none() {
             note(
                 "skipped: no ptxas (MONOMORPH_PTXAS, PATH and .tools/ptxas were looked at; tools/fetch-ptxas.sh gets one)",
             );
         }
-        let device = self.open_device(&plan)?;
+        let device = self.open_device(&subject)?;
         let run = Run {
-            plan: &plan,
-            seeds: self.seeds,
+            subject: &subject,
+            sm: self.sm,
+            seeds,
             ptxas,
             device,
             out: Mutex::new(Output::new()),
@@ -76,16 +91,12 @@ impl Verify {
         let wanted =
             |kernel: &KernelDesc| self.kernel.as_ref().is_none_or(|text| kernel.entry.contains(text));
         let chosen: Vec<usize> =
-            plan.table.kernels.iter().enumerate().filter(|(_, k)| wanted(k)).map(|(i, _)| i).collect();
+            subject.kernels.iter().enumerate().filter(|(_, k)| wanted(k)).map(|(i, _)| i).collect();
         if chosen.is_empty() {
-            bail!(
-                "spec {} has no kernel whose name contains {:?}",
-                spec.name,
-                self.kernel.unwrap_or_default()
-            );
+            bail!("{} has no kernel whose name contains {:?}", subject.name, self.kernel.unwrap_or_default());
         }
         let (large, small): (Vec<usize>, Vec<usize>) =
-            chosen.iter().partition(|i| plan.table.kernels[**i].bytes > LARGE_BYTES);
+            chosen.iter().partition(|i| subject.kernels[**i].bytes > LARGE_BYTES);
         run.in_parallel(&small, threads(self.threads))?;
         for index in large {
             run.one(index, self.threads)?;
@@ -94,9 +105,9 @@ impl Verify {
         let summary = format!(
             "{} kernels of {} on sm_{}: {failures} failed; {} trials each, {:.1} s",
             chosen.len(),
-            spec.name,
+            subject.name,
             self.sm,
-            self.seeds,
+            seeds,
             start.elapsed().as_secs_f64()
         );
         let mut out = run.out.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -108,8 +119,23 @@ impl Verify {
         Ok(())
     }
 
+    fn subject(&self) -> Result<Subject> {
+        let device = golden::device(self.sm)?;
+        let Some(name) = &self.spec else {
+            let cases = matrix::cases().into_iter().step_by(self.every as usize);
+            let operations: Vec<Box<dyn Operation + Send + Sync>> = cases.collect();
+            let kernels = operations.iter().map(|case| codegen::plan::kernel(case.as_ref(), device));
+            let kernels = kernels.collect::<Result<Vec<_>, _>>()?;
+            return Ok(Subject { name: "the matrix".to_owned(), kernels, operations });
+        };
+        let spec = specs::find(name)?;
+        let plan = codegen::plan::build(&spec, device)?;
+        let kernels = plan.table.kernels.into_owned();
+        Ok(Subject { name: format!("spec {}", spec.name), kernels, operations: plan.operations })
+    }
+
     /// The device beside the emulator, with the kernels loaded there.
-    fn open_device<'a>(&self, plan: &'a Plan) -> Result<Option<Device<'a>>> {
+    fn open_device<'a>(&self, subject: &'a Subject) -> Result<Option<Device<'a>>> {
         if self.device == DeviceChoice::Emulator {
             return Ok(None);
         }
@@ -124,7 +150,7 @@ impl Verify {
             bail!("kernels for sm_{} do not run on {}, which is sm_{found}", self.sm, opened.queue.name());
         }
         note(&format!("device: {} ({})", opened.queue.name(), opened.why));
-        Ok(Some(Device::new(&opened.queue, &plan.table.kernels)?))
+        Ok(Some(Device::new(&opened.queue, &subject.kernels)?))
     }
 }
 
@@ -157,7 +183,7 @@ impl Run<'_> {
     /// Checks one kernel and prints its line.
     fn one(&self, index: usize, n_threads: usize) -> Result<()> {
         let start = Instant::now();
-        let kernel = &self.plan.table.kernels[index];
+        let kernel = &self.subject.kernels[index];
         let outcome = self.checks(index, n_threads);
         let line = match outcome {
             Ok(done) => format!("ok    {}  {done}  {:.2} s", kernel.entry, start.elapsed().as_secs_f64()),
@@ -172,12 +198,12 @@ impl Run<'_> {
 
     /// What was done, or the first thing that is wrong.
     fn checks(&self, index: usize, n_threads: usize) -> Result<String> {
-        let kernel = &self.plan.table.kernels[index];
-        let operation = &self.plan.operations[index];
+        let kernel = &self.subject.kernels[index];
+        let operation = &self.subject.operations[index];
         let assembled = match &self.ptxas {
             None => "ptxas skipped".to_owned(),
             Some(ptxas) => {
-                let found = ptxas.assemble(&kernel.ptx, self.plan.table.sm)?;
+                let found = ptxas.assemble(&kernel.ptx, self.sm)?;
                 format!("ptxas {} registers, {} spill bytes", found.registers, found.spill_bytes)
             }
         };

@@ -37,6 +37,11 @@ impl Heading {
         Heading { spec: spec.name.clone(), sm: device.sm, hash: spec.hash(device) }
     }
 
+    /// The heading of a kernel that belongs to no spec.
+    pub fn without_spec(device: Device) -> Heading {
+        Heading { spec: "none".to_owned(), sm: device.sm, hash: "0".repeat(16) }
+    }
+
     /// `@generated`, the spec's hash and the command that makes the file again.
     pub fn lines(&self) -> Vec<String> {
         vec![

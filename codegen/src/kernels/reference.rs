@@ -22,9 +22,17 @@ pub(super) fn bytes_u32(values: &[u32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// `n` normal values, with every 97th a hundred times larger: activations have outliers.
+/// `n` values of one of four distributions, by the generator's seed: normal with every 97th a hundred times larger, as
+/// activations have outliers; uniform; mostly zeros, whole blocks of them; of magnitudes from 2^-20 to 2^20.
 pub(super) fn random_activations(rng: &mut Rng, n: u32) -> Vec<f32> {
-    (0..n).map(|i| rng.normal() * if i % 97 == 13 { 100.0 } else { 1.0 }).collect()
+    let kind = rng.seed() % 4;
+    let mut value = |i: u32| match kind {
+        0 => rng.normal() * if i % 97 == 13 { 100.0 } else { 1.0 },
+        1 => rng.signed(),
+        2 => rng.normal() * if i / 32 % 3 == 0 || rng.below(4) > 0 { 0.0 } else { 1.0 },
+        _ => rng.signed() * 2f32.powi(rng.below(41) as i32 - 20),
+    };
+    (0..n).map(&mut value).collect()
 }
 
 /// `W x` in f64 of the same quantized operands, with the bound `2 γ_n Σ|t·x|` over all terms t for each row. Weights are taken by GGML's

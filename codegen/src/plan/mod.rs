@@ -12,7 +12,7 @@ use crate::kernels::Operation;
 use crate::kernels::repack::Repack;
 use crate::layout::Matrix;
 use crate::spec::{Device, ModelSpec};
-use ::plan::{BufferDesc, Place, Role, Slot, Step, StepKind, Table, WeightDesc};
+use ::plan::{BufferDesc, KernelDesc, Place, Role, Slot, Step, StepKind, Table, WeightDesc};
 use registry::Registry;
 
 /// A table with the operations behind its kernels, which know how to try themselves.
@@ -42,6 +42,14 @@ pub fn build(spec: &ModelSpec, device: Device) -> Result<Plan, CodegenError> {
     let steps = STEPS.iter().map(|(kind, rows)| step::plan(&mut planner, *kind, *rows));
     let steps = steps.collect::<Result<Vec<Step>, CodegenError>>()?;
     Ok(planner.finish(steps))
+}
+
+/// One kernel outside of any plan, for tests of shapes that no spec has.
+///
+/// # Errors
+/// [`CodegenError`] when it does not build or verify.
+pub fn kernel(operation: &dyn Operation, device: Device) -> Result<KernelDesc, CodegenError> {
+    registry::kernel(operation, device)
 }
 
 struct Planner<'a> {

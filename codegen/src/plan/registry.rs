@@ -29,8 +29,7 @@ impl Registry {
     where
         O: Operation + Send + Sync + 'static,
     {
-        let identity = format!("{} {}", operation.constants(), self.device.sm);
-        let entry = format!("{}_{:08x}", operation.name(), fnv1a64(identity.as_bytes()) >> 32);
+        let entry = entry_of(&operation, self.device);
         if let Some(index) = self.by_entry.get(&entry) {
             return Ok(*index);
         }
@@ -59,6 +58,17 @@ impl Registry {
     pub(super) fn finish(self) -> (Vec<KernelDesc>, Vec<BoxedOperation>) {
         (self.kernels, self.operations)
     }
+}
+
+/// A kernel's symbol: equal symbols, equal kernels.
+fn entry_of(operation: &dyn Operation, device: Device) -> String {
+    let identity = format!("{} {}", operation.constants(), device.sm);
+    format!("{}_{:08x}", operation.name(), fnv1a64(identity.as_bytes()) >> 32)
+}
+
+/// A kernel that belongs to no spec.
+pub(super) fn kernel(operation: &dyn Operation, device: Device) -> Result<KernelDesc, CodegenError> {
+    compile(operation, &entry_of(operation, device), (&Heading::without_spec(device), device))
 }
 
 fn compile(
