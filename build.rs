@@ -11,11 +11,13 @@ use codegen::emit::{self, Heading};
 use codegen::{Device, ModelSpec, plan};
 
 /// Feature, whether it is on, and the spec that it compiles in.
-const MODELS: [(&str, bool, &str); 4] = [
+const MODELS: [(&str, bool, &str); 6] = [
     ("model-tiny", cfg!(feature = "model-tiny"), "tiny"),
     ("model-1.5b", cfg!(feature = "model-1.5b"), "qwen2.5-1.5b"),
     ("model-7b", cfg!(feature = "model-7b"), "qwen2.5-7b"),
     ("model-8b", cfg!(feature = "model-8b"), "llama-3.1-8b"),
+    ("model-qwen3-0.6b", cfg!(feature = "model-qwen3-0.6b"), "qwen3-0.6b"),
+    ("model-gemma-3-270m", cfg!(feature = "model-gemma-3-270m"), "gemma-3-270m"),
 ];
 
 /// Targets and whether tables for them are wanted; sm_90 always is.

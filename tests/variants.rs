@@ -155,7 +155,9 @@ impl Reference<'_> {
             None => x.to_vec(),
         };
         let (base, scale) = match d.variant.sliding {
-            Some(s) if s.global_every == 0 || (layer as u32 + 1) % s.global_every != 0 => (s.rope_base, 1.0),
+            Some(s) if s.global_every == 0 || !(layer as u32 + 1).is_multiple_of(s.global_every) => {
+                (s.rope_base, 1.0)
+            }
             _ => (d.rope_base, d.variant.rope_scale),
         };
         let mut out = x.clone();

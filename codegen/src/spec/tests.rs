@@ -11,7 +11,7 @@ fn shipped(name: &str) -> ModelSpec {
 
 #[test]
 fn shipped_specs_survive_printing() {
-    for name in ["tiny", "qwen2.5-1.5b", "qwen2.5-7b", "llama-3.1-8b"] {
+    for name in ["tiny", "qwen2.5-1.5b", "qwen2.5-7b", "llama-3.1-8b", "qwen3-0.6b", "gemma-3-270m"] {
         let spec = shipped(name);
         assert_eq!(spec.name, name);
         assert_eq!(ModelSpec::from_toml(&spec.to_toml()).unwrap(), spec);
