@@ -20,7 +20,9 @@ fn all(sample: &Sample, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn any_vocabulary_in_any_parts() {
-    for (vocab_size, parts) in [(1, 1), (2, 1), (31, 1), (257, 1), (300, 7), (1025, 2), (1000, 256)] {
+    for (vocab_size, parts) in
+        [(1, 1), (2, 1), (31, 1), (257, 1), (300, 7), (1025, 2), (1000, 256), (4500, 1)]
+    {
         all(&Sample { vocab_size, parts, rows: 1 }, 0..12);
     }
 }

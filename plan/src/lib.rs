@@ -229,12 +229,26 @@ pub enum Slot {
     Logits,
     /// Best (value, index) of each part of the vocabulary, packed u64, `[row][part]`.
     ArgmaxPartial,
-    /// u32 `[row]`: the token with the greatest logit, lowest index on ties; `u32::MAX` when a logit is not finite.
+    /// How each row samples: `[row]` of [`sampling::SamplingParams`], `sampling::SAMPLING_WORDS` u32 each.
+    Sampling,
+    /// Orders of the logits after the penalty, u32 `[row][vocab_size, rounded up to 4]`.
+    SampleKeys,
+    /// The greatest (order, index) of each part of the vocabulary, packed u64, `[row][part]`.
+    SampleBest,
+    /// Counts, then weights, by distance from the greatest logit, u64 `[row][2][1024]`.
+    SampleBins,
+    /// The last (order, index) that top-k and top-p keep, packed u64 `[row]`; 0 for all.
+    SampleCut,
+    /// Weights of the kept tokens of each part, u64 `[row][part]`.
+    SampleSums,
+    /// u32 `[row]`: the token chosen, by sampling or as that with the greatest logit, the lowest index on ties;
+    /// `u32::MAX` when a logit is not finite.
     Chosen,
 }
 
-/// Tokens that [`Slot::History`] keeps of a row.
-pub const HISTORY: u32 = 64;
+/// Tokens that [`Slot::History`] keeps of a row: those that a penalty looks back on, and as many again that the device
+/// may be ahead of the host. What the latter overwrite is too old to count once they are taken back.
+pub const HISTORY: u32 = 2 * sampling::PENALTY_WINDOW;
 
 /// Words of [`Slot::Control`] before the first row.
 pub const CONTROL_HEADER: u32 = 4;
@@ -291,8 +305,12 @@ pub enum Arg {
 pub enum Phase {
     /// In every step.
     Body,
-    /// Only where the next token or logits are wanted: final norm, head, argmax.
+    /// Only where the next token or logits are wanted: final norm, head.
     Head,
+    /// After the head: the greatest logit is chosen and fed back.
+    Greedy,
+    /// After the head instead: a token is drawn and fed back.
+    Sample,
 }
 
 /// One launch.

@@ -15,12 +15,14 @@
 /// Tokens that the repetition penalty looks back on, those of the prompt included.
 pub const PENALTY_WINDOW: u32 = 64;
 
-/// Entries of a row's `Slot::History`, a ring: token number n of the row (n counts from 0) is at `n % HISTORY_RING`. The
-/// window, and as many tokens again that the device may be ahead of the host.
-pub const HISTORY_RING: u32 = 128;
+/// u32 words of a row in `Slot::Sampling`: a multiple of 4.
+pub const SAMPLING_WORDS: u32 = 12;
 
-/// u32 words of a row in `Slot::Sampling`.
-pub const SAMPLING_WORDS: u32 = 8;
+/// The positions that the penalty looks at when the token after `position` is chosen.
+pub fn window(since: u32, position: u32) -> std::ops::Range<u32> {
+    let next = position + 1;
+    next.saturating_sub(PENALTY_WINDOW).max(since)..next
+}
 
 /// What the device chooses when a logit is NaN or infinite.
 pub const NOT_FINITE: u32 = u32::MAX;
@@ -44,12 +46,14 @@ pub struct SamplingParams {
     pub top_p: u64,
     /// Equal seeds draw equal tokens.
     pub seed: u64,
+    /// The first position whose token the penalty counts; `Slot::History` has all from there on.
+    pub since: u32,
 }
 
 impl SamplingParams {
     /// The greatest logit, and nothing else.
     pub const GREEDY: SamplingParams =
-        SamplingParams { temperature: 0.0, min_p: 0.0, penalty: 1.0, top_k: 0, top_p: 0, seed: 0 };
+        SamplingParams { temperature: 0.0, min_p: 0.0, penalty: 1.0, top_k: 0, top_p: 0, seed: 0, since: 0 };
 
     /// A share 0 < p < 1 in parts of 2^64, at least one; any other p: all.
     pub fn share(p: f32) -> u64 {
@@ -57,7 +61,8 @@ impl SamplingParams {
         if p > 0.0 && p < 1.0 { ((f64::from(p) * 18_446_744_073_709_551_616.0) as u64).max(1) } else { 0 }
     }
 
-    /// The row's words in `Slot::Sampling`: temperature, min-p, penalty (f32), top-k, top-p (low, high), seed (low, high).
+    /// The row's words in `Slot::Sampling`: temperature, min-p, penalty (f32), top-k, top-p (low, high), seed
+    /// (low, high), since, three zeros.
     pub const fn words(&self) -> [u32; SAMPLING_WORDS as usize] {
         [
             self.temperature.to_bits(),
@@ -68,6 +73,10 @@ impl SamplingParams {
             (self.top_p >> 32) as u32,
             self.seed as u32,
             (self.seed >> 32) as u32,
+            self.since,
+            0,
+            0,
+            0,
         ]
     }
 }

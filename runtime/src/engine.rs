@@ -4,7 +4,10 @@
 //! that tokens take through a model. All addresses are resolved when an engine is made; a run is an upload of a few
 //! words and the replay of recorded launches: no name, no map, no allocation.
 
-use plan::{Arg, BufferDesc, CONTROL_HEADER, CONTROL_ROW, Launch, Phase, Place, Slot, Step, StepKind, Table};
+use plan::sampling::SamplingParams;
+use plan::{
+    Arg, BufferDesc, CONTROL_HEADER, CONTROL_ROW, HISTORY, Launch, Phase, Place, Slot, Step, StepKind, Table,
+};
 
 use crate::error::Error;
 use crate::memory::buffer_bytes;
@@ -42,12 +45,26 @@ impl Caches {
     }
 }
 
+/// How the tokens after a run are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// The greatest logit.
+    Greedy,
+    /// By the row's [`SamplingParams`].
+    Sample,
+}
+
+/// The most runs that the device may be ahead of what the host has read of [`Slot::History`].
+pub(crate) const MAX_AHEAD: u32 = HISTORY / 2;
+
 /// A step that can run.
 pub(crate) struct Engine {
     // Declared before the buffers, so that recorded launches go before the memory they point to.
     body: Box<dyn Replay>,
     /// With head; `None` for prefill.
     full: Option<Box<dyn Replay>>,
+    /// With head and sampling; recorded when it is first needed.
+    sampled: Option<Box<dyn Replay>>,
     buffers: Buffers,
     rows: u32,
     control: DeviceAddr,
@@ -106,6 +123,13 @@ impl Buffers {
             args.ok_or(QueueError::Arguments { kernel: launch.kernel, found: 0, wanted: launch.args.len() })?;
         Ok(Call { kernel: launch.kernel, args })
     }
+
+    /// The launches of some phases, in the step's order.
+    fn record(&self, model: &Model, step: &Step, phases: &[Phase]) -> Result<Box<dyn Replay>, Error> {
+        let wanted = step.launches.iter().filter(|launch| phases.contains(&launch.phase));
+        let calls = wanted.map(|launch| self.call(model, launch)).collect::<Result<Vec<_>, _>>()?;
+        Ok(model.kernels().clone().record(calls)?)
+    }
 }
 
 fn no_buffer(table: &Table, slot: Slot) -> Error {
@@ -116,20 +140,17 @@ impl Engine {
     /// Makes `step` of `model`'s table runnable.
     pub(crate) fn new(model: &Model, step: &Step) -> Result<Self, Error> {
         let buffers = Buffers::new(model, step)?;
-        let record = |phases: &[Phase]| -> Result<Box<dyn Replay>, Error> {
-            let wanted = step.launches.iter().filter(|launch| phases.contains(&launch.phase));
-            let calls = wanted.map(|launch| buffers.call(model, launch)).collect::<Result<Vec<_>, _>>()?;
-            Ok(model.kernels().clone().record(calls)?)
-        };
-        let body = record(&[Phase::Body])?;
+        let body = buffers.record(model, step, &[Phase::Body])?;
         let full = match step.kind {
-            StepKind::Decode => Some(record(&[Phase::Body, Phase::Head])?),
+            StepKind::Decode => {
+                Some(buffers.record(model, step, &[Phase::Body, Phase::Head, Phase::Greedy])?)
+            }
             StepKind::Prefill => None,
         };
         let control = buffers.find(Slot::Control).ok_or_else(|| no_buffer(model.table(), Slot::Control))?.0;
         let kv = buffers.find(Slot::Kv).map(|(addr, _)| addr);
         let words = Vec::with_capacity((CONTROL_HEADER + CONTROL_ROW * step.rows) as usize);
-        Ok(Self { body, full, buffers, rows: step.rows, control, kv, words })
+        Ok(Self { body, full, sampled: None, buffers, rows: step.rows, control, kv, words })
     }
 
     /// The most rows of a run.
@@ -160,9 +181,85 @@ impl Engine {
         Ok(self.body.run()?)
     }
 
-    /// Enqueues the rows with head.
-    pub(crate) fn run_with_head(&self) -> Result<(), Error> {
-        Ok(self.full.as_ref().unwrap_or(&self.body).run()?)
+    /// Enqueues the rows with head; without [`Engine::set`], the tokens that the run before chose.
+    pub(crate) fn run_with(&self, head: Head) -> Result<(), Error> {
+        let replay = match head {
+            Head::Greedy => self.full.as_ref(),
+            Head::Sample => self.sampled.as_ref(),
+        };
+        // Invariant: generation and batches prepare sampling before they sample, and no prefill step has a head.
+        Ok(replay.unwrap_or(&self.body).run()?)
+    }
+
+    /// Whether a run leaves its tokens where the next run finds them.
+    pub(crate) fn feeds_back(&self) -> bool {
+        self.buffers.find(Slot::History).is_some()
+    }
+
+    /// Makes [`Head::Sample`] possible.
+    ///
+    /// # Errors
+    /// [`Error::Table`] when the step has no launches for it.
+    pub(crate) fn prepare_sampling(&mut self, model: &Model) -> Result<(), Error> {
+        if self.sampled.is_some() {
+            return Ok(());
+        }
+        let of_engine = |step: &&Step| step.kind == StepKind::Decode && step.rows == self.rows;
+        let can_sample = |step: &&Step| step.launches.iter().any(|launch| launch.phase == Phase::Sample);
+        let step = model.table().steps.iter().find(of_engine).filter(can_sample);
+        let step = step.ok_or_else(|| no_buffer(model.table(), Slot::Sampling))?;
+        self.sampled = Some(self.buffers.record(model, step, &[Phase::Body, Phase::Head, Phase::Sample])?);
+        Ok(())
+    }
+
+    /// Says how a row samples, from the next run on.
+    pub(crate) fn set_sampling(&self, model: &Model, row: u32, params: &SamplingParams) -> Result<(), Error> {
+        self.write(model, (Slot::Sampling, row), &params.words())
+    }
+
+    /// Tells a row the tokens that the penalty looks back on: `tokens` from position `first` on.
+    pub(crate) fn set_history(
+        &self,
+        model: &Model,
+        row: u32,
+        (first, tokens): (u32, impl Iterator<Item = u32>),
+    ) -> Result<(), Error> {
+        let mut ring = [0; HISTORY as usize];
+        for (position, token) in (first..).zip(tokens) {
+            ring[(position % HISTORY) as usize] = token;
+        }
+        self.write(model, (Slot::History, row), &ring)
+    }
+
+    /// Waits for the device and reads the tokens of a row from position `first` on; at most [`MAX_AHEAD`] and the
+    /// last ones.
+    pub(crate) fn read_history(
+        &self,
+        model: &Model,
+        row: u32,
+        first: u32,
+        tokens: &mut [u32],
+    ) -> Result<(), Error> {
+        let (addr, _) = self.place(model, Slot::History)?;
+        let place = |position: u32| addr.offset(u64::from(row * HISTORY + position % HISTORY) * 4);
+        let until_end = (HISTORY - first % HISTORY) as usize;
+        let (before, wrapped) = tokens.split_at_mut(until_end.min(tokens.len()));
+        model.queue().download(place(first), bytemuck::cast_slice_mut(before))?;
+        if !wrapped.is_empty() {
+            model.queue().download(place(0), bytemuck::cast_slice_mut(wrapped))?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, model: &Model, slot: Slot) -> Result<(DeviceAddr, u64), Error> {
+        self.buffers.find(slot).ok_or_else(|| no_buffer(model.table(), slot))
+    }
+
+    /// Uploads a row's part of a buffer: `words`, of which each row has as many.
+    fn write(&self, model: &Model, (slot, row): (Slot, u32), words: &[u32]) -> Result<(), Error> {
+        let (addr, _) = self.place(model, slot)?;
+        let bytes = bytemuck::cast_slice(words);
+        Ok(model.queue().upload(addr.offset(u64::from(row) * bytes.len() as u64), bytes)?)
     }
 
     /// The launches with head.
@@ -177,7 +274,7 @@ impl Engine {
         (slot, index): (Slot, u32),
         out: &mut [u8],
     ) -> Result<(), Error> {
-        let (addr, bytes) = self.buffers.find(slot).ok_or_else(|| no_buffer(model.table(), slot))?;
+        let (addr, bytes) = self.place(model, slot)?;
         let offset = u64::from(index) * out.len() as u64;
         if offset + out.len() as u64 > bytes {
             return Err(Error::Room { what: "a buffer", found: out.len(), wanted: bytes as usize });

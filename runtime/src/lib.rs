@@ -43,7 +43,8 @@ pub use model::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Model};
 pub use queue::ErrorClass;
 pub use rope::RopeTable;
 pub use session::{
-    Batch, BatchRow, DraftCount, FinishReason, GenerateOptions, Generation, Session, Speculation, Timings,
+    Batch, BatchRow, DraftCount, FinishReason, GenerateOptions, Generation, RowSampling, Session,
+    Speculation, Timings,
 };
 pub use source::{BoundWeights, WeightSource};
 pub use text::{TextModel, TextStream};

@@ -1,6 +1,7 @@
 //! The check that a table does not contradict itself, done once, at load. After it every index and every range of
 //! the table can be relied on; a table may come from a specialiser at run time and not only from the build.
 
+use plan::sampling::SAMPLING_WORDS;
 use plan::{Access, Arg, BufferDesc, HISTORY, Place, Slot, Step, StepKind, Table, control_bytes};
 
 use crate::error::Error;
@@ -113,6 +114,7 @@ fn slot_problem(table: &Table, (buffer, rows): (&BufferDesc, u32), context: u32)
         Slot::Control => control_bytes(rows),
         Slot::Kv => n * table.caches.len() as u64 * 8,
         Slot::History => n * u64::from(HISTORY) * 4,
+        Slot::Sampling => n * u64::from(SAMPLING_WORDS) * 4,
         Slot::Chosen => n * 4,
         Slot::Logits => n * u64::from(dims.vocab_size) * 4,
         Slot::RopeTable | Slot::RopeTableLocal => u64::from(dims.head_dim / 2) * 8 * u64::from(context),

@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use monomorph_runtime::queue::Queue;
-use monomorph_runtime::sampling::SamplingConfig;
+use monomorph_runtime::sampling::{Sampler, SamplingConfig};
 use monomorph_runtime::synth::SynthSource;
 use monomorph_runtime::{
     CancelToken, Error, ErrorClass, FinishReason, GenerateOptions, LoadOptions, Model, Session,
@@ -179,8 +179,8 @@ fn memory_is_checked_before_anything_is_taken() {
         (plan.weights_bytes, plan.tables_bytes, plan.staging_bytes),
         (2048 + 512 + 512, 64 * 128, 2048)
     );
-    assert_eq!((plan.kv_bytes, plan.arena_bytes, plan.own_bytes, *free), (512, 512, 1536, 4096));
-    assert_eq!(plan.peak_bytes(), 3072 + 8192 + 512 + 512 + 1536);
+    assert_eq!((plan.kv_bytes, plan.arena_bytes, plan.own_bytes, *free), (512, 512, 2560, 4096));
+    assert_eq!(plan.peak_bytes(), 3072 + 8192 + 512 + 512 + 2560);
     assert_eq!(host.allocations(), (0, 0));
     let enough = Arc::new(HostQueue::with(plan.peak_bytes(), None));
     load(&enough, &LoadOptions::default()).unwrap();
@@ -262,5 +262,123 @@ fn every_call_may_fail_and_nothing_leaks() {
                 assert_eq!(host.calls(), calls, "a lost device is not called");
             }
         }
+    }
+}
+
+/// Some tokens of a prompt with these options.
+fn tokens_of(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> Vec<u32> {
+    session.generate(prompt, options).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn warm(seed: u64) -> SamplingConfig {
+    SamplingConfig { temperature: 6.0, top_k: 9, repetition_penalty: 1.4, seed, ..SamplingConfig::default() }
+}
+
+#[test]
+fn steps_that_are_ahead_choose_what_single_steps_choose() {
+    for sampling in [SamplingConfig::default(), warm(3), warm(4)] {
+        let run = |steps_ahead| {
+            let options = GenerateOptions { sampling, steps_ahead: Some(steps_ahead), ..options(17) };
+            let mut session = session(64);
+            let tokens = tokens_of(&mut session, &[5, 2], options);
+            assert_eq!(session.position(), 2 + 16);
+            tokens
+        };
+        let single = run(1);
+        assert_eq!(single.len(), 17);
+        for ahead in [2, 3, 8, 16, 1000] {
+            assert_eq!(run(ahead), single, "{ahead}");
+        }
+    }
+}
+
+#[test]
+fn fewer_looks_at_the_device_are_needed_for_steps_that_are_ahead() {
+    let calls = |steps_ahead| {
+        let host = Arc::new(HostQueue::new());
+        let model = load(&host, &LoadOptions::default()).unwrap();
+        let mut session = model.session().unwrap();
+        let options = GenerateOptions { steps_ahead: Some(steps_ahead), ..options(17) };
+        let mut generation = session.generate(&[1], options).unwrap();
+        generation.next();
+        let before = host.calls();
+        assert_eq!(generation.count(), 16);
+        host.calls() - before
+    };
+    // One look a token, and a launch; two looks for 16 tokens.
+    assert_eq!((calls(1), calls(8)), (32, 18));
+}
+
+#[test]
+fn the_first_token_does_not_wait_for_others() {
+    let host = Arc::new(HostQueue::new());
+    let mut session = load(&host, &LoadOptions::default()).unwrap().session().unwrap();
+    let options = GenerateOptions { steps_ahead: Some(8), ..options(20) };
+    let mut generation = session.generate(&[1], options).unwrap();
+    let before = host.calls();
+    generation.next();
+    assert_eq!(host.calls() - before, 1, "a read of the token that the prompt chose");
+}
+
+#[test]
+fn a_stop_token_among_steps_that_are_ahead_leaves_the_right_position() {
+    for sampling in [SamplingConfig::default(), warm(8)] {
+        let mut reference = session(64);
+        let all = tokens_of(&mut reference, &[2, 3], GenerateOptions { sampling, ..options(16) });
+        let stop = all[9];
+        let until = all.iter().position(|token| *token == stop).unwrap();
+        let run = |steps_ahead| {
+            let mut session = session(64);
+            let steps_ahead = Some(steps_ahead);
+            let until_stop = GenerateOptions { sampling, stop: vec![stop], steps_ahead, ..options(16) };
+            let mut generation = session.generate(&[2, 3], until_stop).unwrap();
+            let tokens: Vec<u32> = generation.by_ref().collect::<Result<_, _>>().unwrap();
+            assert_eq!(generation.finish_reason(), Some(FinishReason::Stop(stop)));
+            assert_eq!(tokens, all[..until]);
+            // As if the steps after the stop token had never been: it and another token go on from there.
+            let position = session.position();
+            let more = tokens_of(&mut session, &[stop, 1], GenerateOptions { sampling, ..options(6) });
+            (position, more)
+        };
+        let single = run(1);
+        assert_eq!(single.0, 2 + until as u32);
+        assert_eq!(run(8), single);
+        assert_eq!(run(16), single);
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_told_at_their_token() {
+    for sampling in [SamplingConfig::default(), warm(1)] {
+        let mut session = session(64);
+        let options = GenerateOptions { sampling, steps_ahead: Some(8), ..GenerateOptions::default() };
+        let mut generation = session.generate(&[1], options).unwrap();
+        let good = generation.by_ref().take(NAN_POSITION as usize).filter(Result::is_ok).count();
+        assert_eq!(good, NAN_POSITION as usize);
+        let error = generation.next().unwrap().unwrap_err();
+        assert!(matches!(error, Error::NotFinite { position: NAN_POSITION }), "{error}");
+        assert_eq!(generation.finish_reason(), Some(FinishReason::Failed));
+    }
+}
+
+#[test]
+fn the_device_samples_what_the_sampler_samples() {
+    for (seed, prompt) in [(1, &[3, 1, 4][..]), (2, &[7; 30]), (3, &[1; 40])] {
+        let mut sampler = Sampler::new(warm(seed)).unwrap();
+        let mut stepped = session(64);
+        stepped.prefill(prompt, &CancelToken::new()).unwrap();
+        let mut all = prompt.to_vec();
+        let mut logits = vec![0.0; VOCAB];
+        for _ in 0..24 {
+            stepped.logits(&mut logits).unwrap();
+            let recent = &all[all.len().saturating_sub(64)..];
+            let Ok(token) = sampler.sample(&logits, recent, stepped.position() - 1) else { break };
+            all.push(token);
+            stepped.step_with_head(token).unwrap();
+        }
+        let wanted = &all[prompt.len()..];
+        let options = GenerateOptions { sampling: warm(seed), ..options(wanted.len() as u32) };
+        assert_eq!(tokens_of(&mut session(64), prompt, options), wanted);
+        assert!(wanted.len() > 10);
     }
 }

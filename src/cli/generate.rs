@@ -71,8 +71,8 @@ struct SamplingArgs {
     /// Keep tokens at least this probable relative to the most probable
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     min_p: f32,
-    /// Divide positive and multiply negative logits of the last tokens by this [default: 1, of the built-in model 1.15]
-    #[arg(long, value_name = "R")]
+    /// Divide positive and multiply negative logits of the last 64 tokens by this [default: 1, of the built-in model 1.15]
+    #[arg(long, visible_alias = "repeat-penalty", value_name = "R")]
     repetition_penalty: Option<f32>,
     /// Equal seeds give equal draws
     #[arg(long, default_value_t = 0, value_name = "SEED")]

@@ -17,8 +17,10 @@ use crate::kernels::gemm::{Gemm, GemmGateUp, GemmQkv};
 use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split, act_bytes};
 use crate::kernels::norm::Norm;
 use crate::kernels::rope::RopeAppend;
+use crate::kernels::sample::{Sample, SampleBins, SampleCut, SampleFinal, SamplePart, SampleWeigh};
 use crate::kernels::{Operation, Rows};
 use crate::layout::Matrix;
+use ::plan::sampling::SAMPLING_WORDS;
 use ::plan::{
     Activation, Arg, BufferDesc, Dims, Ffn, HISTORY, Launch, Phase, Place, Role, Slot, Step, StepKind,
     control_bytes,
@@ -31,6 +33,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, kind: StepKind, rows: u32) -> Resu
     step.add_body()?;
     if kind == StepKind::Decode {
         step.add_head()?;
+        step.add_sampling()?;
     }
     let StepPlanner { planner, mut buffers, launches, .. } = step;
     let arena_bytes = arena::place(&mut buffers, &launches, planner.registry.kernels());
@@ -324,8 +327,45 @@ impl StepPlanner<'_, '_> {
         self.product((role, Epilogue::Store), at, [Slot::ActQuants, Slot::ActMeta, Slot::Logits])?;
         self.add_bias(Role::OutputBias, at, Slot::Logits)?;
         let slots = [Slot::Control, Slot::Logits, Slot::ArgmaxPartial];
+        let at = (None, Phase::Greedy);
         self.launch(ArgmaxPart(self.argmax()), at, &slots.map(Use::Slot))?;
         let slots = [Slot::ArgmaxPartial, Slot::Control, Slot::Chosen, Slot::History];
         self.launch(ArgmaxFinal(self.argmax()), at, &slots.map(Use::Slot))
+    }
+
+    fn add_sampling(&mut self) -> Result<(), CodegenError> {
+        use Slot::{Chosen, Control, History, Logits, Sampling};
+        use Slot::{
+            SampleBest as Best, SampleBins as Bins, SampleCut as Cut, SampleKeys as Keys, SampleSums as Sums,
+        };
+        let (device, rows) = (self.planner.device, self.rows);
+        let sample = Sample::new(self.planner.spec.dims.vocab_size, rows, device.n_sms);
+        let params_bytes = u64::from(rows * SAMPLING_WORDS) * 4;
+        self.add_buffer(Sampling, params_bytes, Place::Own);
+        let scratch = [
+            (Keys, sample.keys_bytes()),
+            (Best, sample.parts_bytes()),
+            (Bins, sample.bins_bytes()),
+            (Cut, sample.cut_bytes()),
+            (Sums, sample.parts_bytes()),
+        ];
+        for (slot, bytes) in scratch {
+            self.add_buffer(slot, bytes, Place::Arena { offset: 0 });
+        }
+        let at = (None, Phase::Sample);
+        let slots = [Control, Sampling, History, Logits, Keys, Best, Bins];
+        self.launch(SamplePart(sample.clone()), at, &slots.map(Use::Slot))?;
+        let slots = [Control, Sampling, Keys, Best, Bins];
+        self.launch(SampleBins(sample.clone()), at, &slots.map(Use::Slot))?;
+        let slots = [Control, Sampling, Keys, Best, Bins, Cut];
+        self.launch(SampleCut(sample.clone()), at, &slots.map(Use::Slot))?;
+        let slots = [Control, Sampling, Keys, Best, Cut, Sums];
+        self.launch(SampleWeigh(sample.clone()), at, &slots.map(Use::Slot))?;
+        let slots = [Sampling, Keys, Best, Cut, Sums, Control, History, Chosen];
+        self.launch(SampleFinal(sample), at, &slots.map(Use::Slot))
+    }
+
+    fn add_buffer(&mut self, slot: Slot, bytes: u64, place: Place) {
+        self.buffers.push(BufferDesc { slot, bytes, bytes_per_pos: 0, place });
     }
 }

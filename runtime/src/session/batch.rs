@@ -3,12 +3,14 @@
 //! A row of a batch has the same bits as the same token alone, whatever its neighbours are. Sessions may come and go
 //! between steps; one whose tokens are finished is just left out of the next step.
 
+use plan::sampling::PENALTY_WINDOW;
 use plan::{Slot, StepKind};
 
 use super::{Session, checked_choice};
-use crate::engine::{Engine, Row};
+use crate::engine::{Engine, Head, Row};
 use crate::error::Error;
 use crate::model::Model;
+use crate::sampling::SamplingConfig;
 
 /// The tokens that one session takes in a step: one, or several at consecutive positions.
 pub struct BatchRow<'a> {
@@ -16,6 +18,16 @@ pub struct BatchRow<'a> {
     pub session: &'a mut Session,
     /// The tokens, at least one.
     pub tokens: &'a [u32],
+}
+
+/// How the tokens after one entry of a step are chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct RowSampling<'a> {
+    /// The parameters.
+    pub config: SamplingConfig,
+    /// The tokens before the entry's own that the repetition penalty counts: the session's last ones. The penalty looks
+    /// back on [`PENALTY_WINDOW`] tokens at most, the entry's own included.
+    pub recent: &'a [u32],
 }
 
 /// Runs steps of several rows. Made by [`Model::batch`]; its sessions are those of the same model.
@@ -57,6 +69,30 @@ impl Seated {
         }
         Ok(())
     }
+
+    /// Tells each row how it samples.
+    fn sample(
+        &mut self,
+        model: &Model,
+        rows: &[BatchRow<'_>],
+        sampling: &[RowSampling<'_>],
+    ) -> Result<(), Error> {
+        self.engine.prepare_sampling(model)?;
+        let mut row = 0;
+        for (entry, RowSampling { config, recent }) in rows.iter().zip(sampling) {
+            let first = entry.session.position;
+            let counted = recent.len().min(PENALTY_WINDOW as usize).min(first as usize);
+            let recent = recent.get(recent.len() - counted..).unwrap_or_default();
+            let since = first - counted as u32;
+            for n in 1..=entry.tokens.len() {
+                let tokens = recent.iter().chain(entry.tokens.iter().take(n)).copied();
+                self.engine.set_sampling(model, row, &config.params(since))?;
+                self.engine.set_history(model, row, (since, tokens))?;
+                row += 1;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Batch {
@@ -93,6 +129,27 @@ impl Batch {
     /// [`Error::EmptyPrompt`] for an entry without tokens, [`Error::ContextFull`], [`Error::Token`]. Or when the device
     /// fails.
     pub fn step(&mut self, rows: &mut [BatchRow<'_>]) -> Result<(), Error> {
+        self.run(rows, None)
+    }
+
+    /// As [`Batch::step`], for tokens that are sampled: entry by entry as `sampling` says. A row draws what its session
+    /// alone would draw at that position.
+    ///
+    /// # Errors
+    /// As [`Batch::step`]; [`Error::Room`] unless there are as many samplings as entries; invalid parameters.
+    pub fn step_sampled(
+        &mut self,
+        rows: &mut [BatchRow<'_>],
+        sampling: &[RowSampling<'_>],
+    ) -> Result<(), Error> {
+        if sampling.len() != rows.len() {
+            return Err(Error::Room { what: "samplings", found: sampling.len(), wanted: rows.len() });
+        }
+        sampling.iter().try_for_each(|row| row.config.check())?;
+        self.run(rows, Some(sampling))
+    }
+
+    fn run(&mut self, rows: &mut [BatchRow<'_>], sampling: Option<&[RowSampling<'_>]>) -> Result<(), Error> {
         self.last.clear();
         let n = self.check(rows)?;
         self.used = self.engines.iter().position(|seated| seated.engine.rows() >= n).unwrap_or(0);
@@ -105,7 +162,12 @@ impl Batch {
             self.last.extend(places.map(|(token, position)| Row { token: *token, position, seat: *seat }));
         }
         seated.engine.set(self.model.queue().as_ref(), self.last.iter().copied())?;
-        seated.engine.run_with_head()?;
+        let mut head = Head::Greedy;
+        if let Some(sampling) = sampling {
+            seated.sample(&self.model, rows, sampling)?;
+            head = Head::Sample;
+        }
+        seated.engine.run_with(head)?;
         for row in rows {
             row.session.position += row.tokens.len() as u32;
             row.session.has_logits = false;
@@ -171,8 +233,8 @@ impl Batch {
             return Err(Error::Room { what: "tokens", found: out.len(), wanted: self.last.len() });
         }
         engine.read(&self.model, (Slot::Chosen, 0), bytemuck::cast_slice_mut(out))?;
-        let rows = out.iter().zip(&self.last);
-        rows.map(|(token, row)| checked_choice(&self.model, *token, row.position).map(drop)).collect()
+        let mut rows = out.iter().zip(&self.last);
+        rows.try_for_each(|(token, row)| checked_choice(&self.model, *token, row.position).map(drop))
     }
 
     /// Waits for the last step and copies the logits after its row `row`.

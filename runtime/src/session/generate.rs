@@ -1,18 +1,26 @@
 //! From a prompt to a stream of tokens: prefill, then one token at each call of the iterator.
+//!
+//! The device chooses the tokens and feeds them back itself, so that several steps can be enqueued before the host looks
+//! at what came of them. What a step leaves in the caches beyond the token that the caller got last (after a stop token, or when a
+//! stream is dropped) is at positions that the session has not reached: the next tokens overwrite it.
 
 use std::borrow::BorrowMut;
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{Session, checked_choice};
 use crate::cancel::CancelToken;
+use crate::engine::{Head, MAX_AHEAD};
 use crate::error::Error;
-use crate::sampling::{Sampler, SamplingConfig};
+use crate::sampling::SamplingConfig;
 
 /// Steps of a prompt that are enqueued before the next look at the device: bounds what a wait has to wait for.
 const PREFILL_BURST: usize = 32;
 
-/// The repetition penalty looks at this many tokens before, as llama.cpp does.
-const PENALTY_WINDOW: usize = 64;
+/// The most steps that are enqueued before a look at the device unless the caller says so: more make little faster.
+const FEW_AHEAD: u32 = 8;
+
+/// How long a caller may wait for a token that is there already: less than a reader notices.
+const NOTICED: Duration = Duration::from_millis(20);
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +46,9 @@ pub struct GenerateOptions {
     pub stop: Vec<u32>,
     /// Looked at before each token.
     pub cancel: CancelToken,
+    /// Steps that are enqueued before the host looks at what came of them; `None`: up to 8, as long as they take less
+    /// time than is noticed. The first token of a prompt never waits for others. The tokens do not depend on it.
+    pub steps_ahead: Option<u32>,
 }
 
 /// How long a generation took, by phase.
@@ -81,49 +92,38 @@ fn rate(tokens: u32, time: Duration) -> f64 {
 pub struct Generation<S: BorrowMut<Session>> {
     session: S,
     options: GenerateOptions,
-    chooser: Chooser,
+    head: Head,
+    ahead: Ahead,
     last: Option<u32>,
     produced: u32,
     finish: Option<FinishReason>,
     timings: Timings,
 }
 
-/// Who chooses the next token.
-enum Chooser {
-    /// The argmax kernel: four bytes leave the device.
-    Device,
-    /// A sampler on the host: the logits leave the device.
-    Host(Box<HostChooser>),
+/// What the device has chosen and the caller has not got.
+struct Ahead {
+    tokens: [u32; MAX_AHEAD as usize],
+    next: usize,
+    end: usize,
 }
 
-struct HostChooser {
-    sampler: Sampler,
-    logits: Vec<f32>,
-    /// The prompt and what followed; has room for the whole context.
-    history: Vec<u32>,
-}
+impl Ahead {
+    const NONE: Self = Self { tokens: [0; MAX_AHEAD as usize], next: 0, end: 0 };
 
-impl Chooser {
-    fn new(session: &Session, prompt: &[u32], options: &GenerateOptions) -> Result<Self, Error> {
-        let sampler = Sampler::new(options.sampling)?;
-        if options.sampling.temperature == 0.0 && options.sampling.repetition_penalty == 1.0 {
-            return Ok(Self::Device);
-        }
-        let logits = vec![0.0; session.model.table().dims.vocab_size as usize];
-        let mut history = Vec::with_capacity(session.model.context() as usize + 1);
-        history.extend_from_slice(prompt);
-        Ok(Self::Host(Box::new(HostChooser { sampler, logits, history })))
+    fn is_empty(&self) -> bool {
+        self.next >= self.end
     }
 
-    fn choose(&mut self, session: &Session) -> Result<u32, Error> {
-        // In both cases: it is the device that says whether every logit is finite.
-        let greatest = session.chosen()?;
-        let Self::Host(host) = self else { return Ok(greatest) };
-        session.logits(&mut host.logits)?;
-        let window = host.history.len().saturating_sub(PENALTY_WINDOW);
-        let token = host.sampler.sample(&host.logits, host.history.get(window..).unwrap_or_default())?;
-        host.history.push(token);
-        Ok(token)
+    /// Room for `n` tokens, which count as chosen.
+    fn refill(&mut self, n: u32) -> &mut [u32] {
+        (self.next, self.end) = (0, n as usize);
+        self.tokens.get_mut(..n as usize).unwrap_or_default()
+    }
+
+    fn take(&mut self) -> u32 {
+        let token = self.tokens.get(self.next).copied().unwrap_or_default();
+        self.next += 1;
+        token
     }
 }
 
@@ -167,6 +167,10 @@ impl Session {
     /// # Errors
     /// As [`Session::generate`].
     pub fn prefill(&mut self, prompt: &[u32], cancel: &CancelToken) -> Result<(), Error> {
+        self.prefill_with(prompt, Head::Greedy, cancel)
+    }
+
+    fn prefill_with(&mut self, prompt: &[u32], head: Head, cancel: &CancelToken) -> Result<(), Error> {
         self.check_prompt(prompt)?;
         let Some((last, before)) = prompt.split_last() else { return Err(Error::EmptyPrompt) };
         let chunk = self.model.prefill_rows().unwrap_or(PREFILL_BURST);
@@ -177,9 +181,21 @@ impl Session {
             self.take(chunk)?;
             self.model.queue().synchronize()?;
         }
-        self.step_with_head(*last)?;
+        self.step_with(*last, head)?;
         self.model.queue().synchronize()?;
         Ok(())
+    }
+
+    /// Gives the device what it needs to sample after `prompt`, which begins at the current position.
+    fn prepare_sampling(&mut self, prompt: &[u32], sampling: &SamplingConfig) -> Result<Head, Error> {
+        sampling.check()?;
+        if sampling.is_greedy() {
+            return Ok(Head::Greedy);
+        }
+        self.engine.prepare_sampling(&self.model)?;
+        self.engine.set_sampling(&self.model, 0, &sampling.params(self.position))?;
+        self.engine.set_history(&self.model, 0, (self.position, prompt.iter().copied()))?;
+        Ok(Head::Sample)
     }
 
     /// Takes `tokens` into the caches without computing logits, by the prefill steps where there are any: also a single
@@ -202,12 +218,13 @@ impl<S: BorrowMut<Session>> Generation<S> {
     fn start(mut owner: S, prompt: &[u32], options: GenerateOptions) -> Result<Self, Error> {
         let session = owner.borrow_mut();
         session.check_prompt(prompt)?;
-        let chooser = Chooser::new(session, prompt, &options)?;
+        let head = session.prepare_sampling(prompt, &options.sampling)?;
         let start = Instant::now();
-        session.prefill(prompt, &options.cancel)?;
+        session.prefill_with(prompt, head, &options.cancel)?;
         let prefill_tokens = prompt.len() as u32;
         let timings = Timings { prefill_tokens, prefill: start.elapsed(), ..Timings::default() };
-        Ok(Self { session: owner, options, chooser, last: None, produced: 0, finish: None, timings })
+        let (ahead, last) = (Ahead::NONE, None);
+        Ok(Self { session: owner, options, head, ahead, last, produced: 0, finish: None, timings })
     }
 
     /// Why the stream ended; `None` while it goes on.
@@ -241,18 +258,61 @@ impl<S: BorrowMut<Session>> Generation<S> {
         }
     }
 
-    /// Runs the token before, if it has not been run, and chooses the next one.
-    fn advance(&mut self) -> Result<u32, Error> {
+    /// Steps to enqueue now that `last` is to be run.
+    fn steps_ahead(&self) -> u32 {
+        let session = self.session.borrow();
+        if !session.engine.feeds_back() {
+            return 1;
+        }
+        let unnoticed = || match self.timings.decode.checked_div(self.timings.decode_tokens) {
+            Some(step) if !step.is_zero() => {
+                (NOTICED.as_nanos() / step.as_nanos()).min(FEW_AHEAD.into()) as u32
+            }
+            _ => 1,
+        };
+        let wanted = self.options.steps_ahead.unwrap_or_else(unnoticed);
+        let left = self.options.max_tokens.map_or(u32::MAX, |most| most.saturating_sub(self.produced));
+        wanted.min(left).min(session.remaining()).clamp(1, MAX_AHEAD)
+    }
+
+    /// Enqueues the steps after the token that was given last and waits for what they choose; before the first token,
+    /// what the prompt chose.
+    fn look(&mut self) -> Result<(), Error> {
+        let n = self.steps_ahead();
+        let session = self.session.borrow_mut();
+        let Some(last) = self.last else {
+            let token = session.read_choice()?;
+            self.ahead.refill(1).fill(token);
+            return Ok(());
+        };
         let start = Instant::now();
-        if let Some(last) = self.last {
-            self.session.borrow_mut().step_with_head(last)?;
-            self.timings.decode_tokens += 1;
+        if session.engine.feeds_back() {
+            for _ in 0..n {
+                session.engine.run_with(self.head)?;
+            }
+            let first = session.position + 1;
+            session.engine.read_history(&session.model, 0, first, self.ahead.refill(n))?;
+        } else {
+            session.prepare_step(last)?;
+            session.engine.run_with(self.head)?;
+            let token = session.read_choice()?;
+            self.ahead.refill(1).fill(token);
         }
-        let token = self.chooser.choose(self.session.borrow())?;
-        if self.last.is_some() {
-            self.timings.decode += start.elapsed();
+        self.timings.decode_tokens += n;
+        self.timings.decode += start.elapsed();
+        Ok(())
+    }
+
+    /// The next token that the device chose; the session's position follows what was given.
+    fn advance(&mut self) -> Result<u32, Error> {
+        if self.ahead.is_empty() {
+            self.look()?;
         }
-        Ok(token)
+        let token = self.ahead.take();
+        let session = self.session.borrow_mut();
+        session.position += u32::from(self.last.is_some());
+        session.has_logits = self.ahead.is_empty();
+        checked_choice(&session.model, token, session.position.saturating_sub(1))
     }
 }
 

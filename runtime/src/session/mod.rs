@@ -8,17 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use plan::Slot;
+use plan::sampling::NOT_FINITE;
 
-use crate::engine::{Caches, Engine, Row};
+use crate::engine::{Caches, Engine, Head, Row};
 use crate::error::Error;
 use crate::model::Model;
 
-pub use batch::{Batch, BatchRow};
+pub use batch::{Batch, BatchRow, RowSampling};
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings};
 pub use speculate::{DraftCount, Speculation};
-
-/// What the argmax kernel writes when a logit is not finite.
-const NOT_FINITE: u32 = u32::MAX;
 
 /// Distinguishes sessions where their caches are seated.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -93,8 +91,12 @@ impl Session {
     /// # Errors
     /// As [`Session::step`].
     pub fn step_with_head(&mut self, token: u32) -> Result<(), Error> {
+        self.step_with(token, Head::Greedy)
+    }
+
+    fn step_with(&mut self, token: u32, head: Head) -> Result<(), Error> {
         self.prepare_step(token)?;
-        self.engine.run_with_head()?;
+        self.engine.run_with(head)?;
         self.position += 1;
         self.has_logits = true;
         Ok(())
@@ -138,10 +140,15 @@ impl Session {
     /// # Errors
     /// [`Error::NoLogits`] unless the last step was one with head; [`Error::NotFinite`]; or when the device fails.
     pub fn chosen(&self) -> Result<u32, Error> {
-        let mut token = [0; 4];
         self.need_logits()?;
+        checked_choice(&self.model, self.read_choice()?, self.position.saturating_sub(1))
+    }
+
+    /// Waits for the last step and gives what it chose, whatever that is.
+    fn read_choice(&self) -> Result<u32, Error> {
+        let mut token = [0; 4];
         self.engine.read(&self.model, (Slot::Chosen, 0), &mut token)?;
-        checked_choice(&self.model, u32::from_le_bytes(token), self.position.saturating_sub(1))
+        Ok(u32::from_le_bytes(token))
     }
 
     /// Waits for the last step and copies its logits, one for each entry of the vocabulary.

@@ -1,4 +1,4 @@
-//! A device in plain Rust for tests of the runtime: it runs three toy kernels by name, counts what is allocated, and
+//! A device in plain Rust for tests of the runtime: it runs toy kernels by name, counts what is allocated, and
 //! can fail at the k-th call. With it a tiny table whose results are known by hand.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use monomorph_runtime::queue::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay};
+use plan::sampling::{Chooser, NOT_FINITE, SAMPLING_WORDS, SamplingParams, window};
 use plan::{
-    Access, Arg, BufferDesc, Dims, KernelDesc, Launch, ParamDesc, Phase, Place, QType, Role, RopeKind, Slot,
-    Step, StepKind, Table, Variant, WeightDesc,
+    Access, Arg, BufferDesc, Dims, HISTORY, KernelDesc, Launch, ParamDesc, Phase, Place, QType, Role,
+    RopeKind, Slot, Step, StepKind, Table, Variant, WeightDesc,
 };
 
 /// Entries of the toy vocabulary, and the width of its stream.
@@ -126,6 +127,28 @@ impl Memory {
         Ok(())
     }
 
+    /// As the plan says of the launch that chooses.
+    fn feed_back(&mut self, token: u32, at: [u64; 3]) -> Result<(), QueueError> {
+        let [control, chosen, history] = at;
+        let position = self.u32_at(control + 20)? + 1;
+        self.put(chosen, [token.to_le_bytes()])?;
+        self.put(control + 16, [token.to_le_bytes(), position.to_le_bytes()])?;
+        self.put(history + u64::from(position % HISTORY) * 4, [token.to_le_bytes()])
+    }
+
+    fn params(&mut self, at: u64) -> Result<SamplingParams, QueueError> {
+        let mut word = |i: u64| self.u32_at(at + 4 * i);
+        Ok(SamplingParams {
+            temperature: f32::from_bits(word(0)?),
+            min_p: f32::from_bits(word(1)?),
+            penalty: f32::from_bits(word(2)?),
+            top_k: word(3)?,
+            top_p: u64::from(word(4)?) | u64::from(word(5)?) << 32,
+            seed: u64::from(word(6)?) | u64::from(word(7)?) << 32,
+            since: word(8)?,
+        })
+    }
+
     fn u32_at(&mut self, addr: u64) -> Result<u32, QueueError> {
         let b = self.slice(addr, 4)?;
         Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
@@ -204,7 +227,9 @@ impl HostKernels {
             // hidden = token's row of the embedding + cache sum; cache[position] = token
             (Some("embed"), &[control, table, kv, hidden]) => {
                 assert_eq!(m.u32_at(control)?, 1, "one active row");
-                let (token, position) = (m.u32_at(control + 16)?, m.u32_at(control + 20)?);
+                let position = m.u32_at(control + 20)?;
+                // As the kernel: steps after a logit that was none go on with some token.
+                let token = m.u32_at(control + 16)?.min(VOCAB as u32 - 1);
                 let cache = u64::from(m.u32_at(kv)?) | u64::from(m.u32_at(kv + 4)?) << 32;
                 m.put(cache + u64::from(position) * 4, [token.to_le_bytes()])?;
                 let mut sum = 0;
@@ -228,16 +253,22 @@ impl HostKernels {
                 }
                 m.put(logits, all.into_iter().map(f32::to_le_bytes))?;
             }
-            (Some("argmax"), &[logits, chosen]) => {
+            // chosen = argmax logits, fed back
+            (Some("argmax"), &[control, logits, chosen, history]) => {
                 let all = m.f32s(logits, VOCAB)?;
-                let mut best = 0;
-                for (i, value) in all.iter().enumerate() {
-                    if *value > all[best] {
-                        best = i;
-                    }
-                }
-                let found = if all.iter().all(|v| v.is_finite()) { best as u32 } else { u32::MAX };
-                m.put(chosen, [found.to_le_bytes()])?;
+                let token = Chooser::default().choose(&SamplingParams::GREEDY, &all, &[], 0);
+                m.feed_back(token.unwrap_or(NOT_FINITE), [control, chosen, history])?;
+            }
+            // chosen = a draw, fed back
+            (Some("sample"), &[control, params, history, logits, chosen]) => {
+                let all = m.f32s(logits, VOCAB)?;
+                let params = m.params(params)?;
+                let position = m.u32_at(control + 20)?;
+                let recent = window(params.since, position)
+                    .map(|position| m.u32_at(history + u64::from(position % HISTORY) * 4))
+                    .collect::<Result<Vec<u32>, _>>()?;
+                let token = Chooser::default().choose(&params, &all, &recent, position);
+                m.feed_back(token.unwrap_or(NOT_FINITE), [control, chosen, history])?;
             }
             _ => {
                 return Err(QueueError::Arguments { kernel: call.kernel, found: call.args.len(), wanted: 0 });
@@ -333,7 +364,20 @@ pub fn toy_table() -> Table {
             kernel("repack", &[("raw", Read), ("packed", Write)]),
             kernel("embed", &[("control", Read), ("table", Read), ("cache", ReadWrite), ("hidden", Write)]),
             kernel("head", &[("hidden", Read), ("logits", Write)]),
-            kernel("argmax", &[("logits", Read), ("chosen", Write)]),
+            kernel(
+                "argmax",
+                &[("control", ReadWrite), ("logits", Read), ("chosen", Write), ("history", Write)],
+            ),
+            kernel(
+                "sample",
+                &[
+                    ("control", ReadWrite),
+                    ("params", Read),
+                    ("history", ReadWrite),
+                    ("logits", Read),
+                    ("chosen", Write),
+                ],
+            ),
         ]),
         weights: Cow::Owned(vec![
             weight(Role::TokenEmbd, None, VOCAB as u32, Some(0)),
@@ -351,12 +395,15 @@ pub fn toy_table() -> Table {
                 buffer(Slot::Hidden, 12, 0, Place::Arena { offset: 0 }),
                 buffer(Slot::Logits, VOCAB as u64 * 4, 0, Place::Arena { offset: 256 }),
                 buffer(Slot::Chosen, 4, 0, Place::Own),
+                buffer(Slot::History, u64::from(HISTORY) * 4, 0, Place::Own),
+                buffer(Slot::Sampling, u64::from(SAMPLING_WORDS) * 4, 0, Place::Own),
             ]),
             arena_bytes: 512,
             launches: Cow::Owned(vec![
                 launch(1, Phase::Body, &[arg(0), Arg::Weight(0), arg(2), arg(3)]),
                 launch(2, Phase::Head, &[arg(3), arg(4)]),
-                launch(3, Phase::Head, &[arg(4), arg(5)]),
+                launch(3, Phase::Greedy, &[arg(0), arg(4), arg(5), arg(6)]),
+                launch(4, Phase::Sample, &[arg(0), arg(7), arg(6), arg(4), arg(5)]),
             ]),
         }]),
     }

@@ -1,6 +1,6 @@
 //! The last token that top-k and top-p keep: a search by digits, over counts for top-k and over weights for top-p.
 
-use super::part::greatest_of_row;
+use super::part::{Quad, greatest_of_row};
 use super::*;
 
 /// One a bin.
@@ -64,9 +64,16 @@ fn find(room: Room, own: Measure, by_weight: V<bool>, need: V<u64>) -> Found {
     Found { digit, before, count: room.found.at(3u32).load() }
 }
 
+/// The orders of a row.
+#[derive(Clone, Copy)]
+struct Orders {
+    here: Row,
+    keys: In<u32>,
+}
+
 /// Puts the ranks of a bin into the list, if they fit, and their range into the room.
 #[device]
-fn gather(s: &Sample, room: Room, keys: In<u32>, greatest: V<u64>, bin: [V<u32>; 2]) {
+fn gather(s: &Sample, room: Room, from: Orders, greatest: V<u64>, bin: [V<u32>; 2]) {
     let [bin, count] = bin;
     if thread_idx_x() == 0 {
         room.range.store(0u32, u64::MAX);
@@ -76,15 +83,19 @@ fn gather(s: &Sample, room: Room, keys: In<u32>, greatest: V<u64>, bin: [V<u32>;
     sync_threads();
     let mut least = dev(u64::MAX);
     let mut most = dev(0u64);
-    for i in (thread_idx_x()..s.vocab_size).step_by(CUT_THREADS) {
-        let order = keys.at(i).load();
-        if bin_of(value_of(order), value_of_rank(greatest)) == bin {
-            let rank = rank_of(order, i);
-            least = min(least, rank);
-            most = max(most, rank);
-            if count <= LISTED {
-                let place = room.range.at(2u32).atomic_add(Scope::Cta, 1u64);
-                room.list.store(place.to_u32(), rank);
+    for turn in 0..s.stride().div_ceil(4 * CUT_THREADS) {
+        let quad = Quad { first: (turn * CUT_THREADS + thread_idx_x()) * 4, end: dev(s.stride()) };
+        let orders = quad.load(s, from.here, from.keys);
+        for e in unroll(0..4u32) {
+            let order = orders[e as usize];
+            if order != 0 && bin_of(value_of(order), value_of_rank(greatest)) == bin {
+                let rank = rank_of(order, quad.first + e);
+                least = min(least, rank);
+                most = max(most, rank);
+                if count <= LISTED {
+                    let place = room.range.at(2u32).atomic_add(Scope::Cta, 1u64);
+                    room.list.store(place.to_u32(), rank);
+                }
             }
         }
     }
@@ -97,7 +108,8 @@ fn gather(s: &Sample, room: Room, keys: In<u32>, greatest: V<u64>, bin: [V<u32>;
 
 /// Counts and weighs the ranks from `least` to `most` by their digit `(most − rank) >> shift`.
 #[device]
-fn tally(s: &Sample, room: Room, keys: In<u32>, search: Search) {
+fn tally(s: &Sample, room: Room, from: Orders, search: Search) {
+    let keys = from.here.of(from.keys, s.stride());
     sync_threads();
     room.counts.store(thread_idx_x(), 0u64);
     room.weights.store(thread_idx_x(), 0u64);
@@ -132,9 +144,9 @@ struct Search {
 }
 
 /// cut = the least rank that top-k and top-p keep; 0: all
-/// shapes   params (row, 8) · keys (row, vocab) · best (row, part) · bins (row, 2, 1024) · cut (row)
+/// shapes   params (row, 12) · keys (row, vocab) · best (row, part) · bins (row, 2, 1024) · cut (row)
 /// layout   one thread a bin; the ranks of the bin that has the cut in shared memory, in any order
-/// launch   grid (1, rows), block 1024, shared 33096 bytes
+/// launch   grid (1, rows), block 1024, shared 33080 bytes
 /// source   plan::sampling; nucleus: Holtzman et al. 2019
 #[kernel(grid = (1, s.0.rows), block = CUT_THREADS)]
 pub fn sample_cut(
@@ -157,29 +169,29 @@ pub fn sample_cut(
     for_row(s.rows, block_idx_y(), control, |here| {
         let params = Params::load(here, params);
         let greatest = greatest_of_row(s, here, best, partial);
-        let keys = here.of(keys, s.vocab_size);
+        let from = Orders { here, keys };
         let mut least_kept = dev(0u64);
         if has_cut(s, params, greatest) {
-            let bins = here.of(bins, 2 * BINS);
-            let count = bins.at(thread_idx_x()).load();
-            let weight = bins.offset(BINS).at(thread_idx_x()).load();
-            let mut total = block::sums(weight, partial, WARPS).total;
+            let bins = here.of(bins, 2 * BINS).offset(thread_idx_x());
+            let mut total = block::sums(bins.at(BINS).load(), partial, WARPS).total;
             for round in 0..2u32 {
                 let by_weight = round == 1;
                 let share = max(mul_hi(total, params.top_p), 1u64);
                 let wanted = select(by_weight, share, params.top_k.to_u64());
                 if select(by_weight, params.top_p != 0, has_top_k(s, params)) {
-                    let first = find(room, Measure { count, weight }, by_weight, wanted);
+                    // Loaded again in each round: registers are few with so many threads.
+                    let of_bin = Measure { count: bins.at(0u32).load(), weight: bins.at(BINS).load() };
+                    let first = find(room, of_bin, by_weight, wanted);
                     let mut need = wanted - first.before.of(by_weight);
                     let mut above = first.before.weight;
                     let listed = first.count.to_u32();
-                    gather(s, room, keys, greatest, [first.digit, listed]);
+                    gather(s, room, from, greatest, [first.digit, listed]);
                     let mut least = range.at(0u32).load();
                     let mut most = range.at(1u32).load();
                     while least < most {
                         let bits = 64u32 - clz_u64(most - least);
                         let shift = max(bits, DIGIT_BITS) - DIGIT_BITS;
-                        tally(s, room, keys, Search { least, most, shift, listed, greatest });
+                        tally(s, room, from, Search { least, most, shift, listed, greatest });
                         let count = room.counts.at(thread_idx_x()).load();
                         let weight = room.weights.at(thread_idx_x()).load();
                         let next = find(room, Measure { count, weight }, by_weight, need);

@@ -1,8 +1,8 @@
 //! The draw, and what it leaves for the next step.
 
-use super::part::{Kept, greatest_of_row};
+use super::part::{Kept, Quad, greatest_of_row};
 use super::*;
-use ::plan::sampling::{HISTORY_RING, NOT_FINITE};
+use ::plan::sampling::NOT_FINITE;
 
 const WARPS: u32 = THREADS / 32;
 
@@ -24,21 +24,31 @@ fn random(seed: V<u64>, position: V<u32>) -> V<u64> {
 /// Where a draw falls.
 #[derive(Clone, Copy)]
 struct Draw {
+    here: Row,
+    keys: In<u32>,
+    kept: Kept,
     /// Its place in the sum of all weights.
     place: V<u64>,
-    kept: Kept,
 }
 
-/// The kept token at a place: first its part, then the thread whose tokens hold it, then the token.
+impl Draw {
+    /// A quad of tokens with their weights.
+    #[device]
+    fn weights(self, s: &Sample, quad: Quad) -> [V<u64>; 4] {
+        let orders = quad.load(s, self.here, self.keys);
+        let mut weights = [dev(0u64); 4];
+        for e in unroll(0..4usize) {
+            weights[e] = self.kept.weight(orders[e], quad.first + e as u32);
+        }
+        weights
+    }
+}
+
+/// The kept token at a place: first its part, then the thread whose tokens hold it, then the token. `of_part` is the
+/// weight of the part whose number the thread has.
 #[device]
-fn token_at(
-    s: &Sample,
-    here: Row,
-    draw: Draw,
-    memory: (In<u32>, V<u64>, Shared<u64>, Shared<u32>),
-) -> V<u32> {
-    let (keys, of_part, partial, told) = memory;
-    let keys = here.of(keys, s.vocab_size);
+fn token_at(s: &Sample, draw: Draw, of_part: V<u64>, partial: Shared<u64>) -> V<u32> {
+    let told = shared::<u32>(4u32);
     let parts = block::sums(of_part, partial, WARPS);
     if parts.before <= draw.place && draw.place - parts.before < of_part {
         let [low, high] = unpack(draw.place - parts.before);
@@ -48,23 +58,26 @@ fn token_at(
     }
     sync_threads();
     let start = told.at(0u32).load() * s.per_part();
-    let end = min(start + s.per_part(), s.vocab_size);
+    let end = min(start + s.per_part(), s.stride());
     let place = pack([told.at(1u32).load(), told.at(2u32).load()]);
-    let each = s.per_part().div_ceil(THREADS);
-    let first = min(start + thread_idx_x() * each, end);
-    let last = min(first + each, end);
+    let quads = s.per_part().div_ceil(4 * THREADS);
+    let first = start + thread_idx_x() * (quads * 4);
     let mut own = dev(0u64);
-    for i in first..last {
-        own = own + draw.kept.weight(keys.at(i).load(), i);
+    for turn in unroll(0..quads, 2) {
+        for weight in each(draw.weights(s, Quad { first: first + turn * 4, end })) {
+            own = own + weight;
+        }
     }
     let before = block::sums(own, partial, WARPS).before;
     if before <= place && place - before < own {
         let mut sum = before;
         let mut token = first;
-        for i in first..last {
-            sum = sum + draw.kept.weight(keys.at(i).load(), i);
-            // As long as the sum does not exceed the place, the token is a later one.
-            token = select(sum <= place, i + 1, token);
+        for turn in unroll(0..quads, 2) {
+            for weight in each(draw.weights(s, Quad { first: first + turn * 4, end })) {
+                sum = sum + weight;
+                // Weights are not negative: the sums that do not exceed the place are those before its token.
+                token = token + (sum <= place).to_u32();
+            }
         }
         told.store(3u32, token);
     }
@@ -73,7 +86,7 @@ fn token_at(
 }
 
 /// token = the first kept one up to which Σ weight > ⌊random · Σ weight / 2^64⌋, or the greatest, or u32::MAX
-/// shapes   params (row, 8) · keys (row, vocab) · best, sums (row, part) · cut, chosen (row) · history (row, ring)
+/// shapes   params (row, 12) · keys (row, vocab) · best, sums (row, part) · cut, chosen (row) · history (row, ring)
 /// layout   a thread a part, then contiguous tokens of one part a thread
 /// launch   grid (1, rows), block 256, shared 80 bytes
 /// source   plan::sampling; generator: Steele, Lea and Flood 2014
@@ -91,13 +104,10 @@ pub fn sample_final(
 ) {
     let s = &s.0;
     let partial = shared::<u64>(WARPS);
-    let told = shared::<u32>(4u32);
     for_row(s.rows, block_idx_y(), control, |here| {
         let params = Params::load(here, params);
         let greatest = greatest_of_row(s, here, best, partial);
-        let own = here.control(control);
-        let position = own.at(1u32).load();
-        let produced = own.at(3u32).load();
+        let position = here.control(control).at(1u32).load();
         let [low, order] = unpack(greatest);
         let mut token = select(order >= ORDER_OF_INFINITY, NOT_FINITE, !low);
         if draws(params, greatest) {
@@ -107,16 +117,12 @@ pub fn sample_final(
             }
             let total = block::sums(of_part, partial, WARPS).total;
             let kept = Kept { params, greatest, cut: here.of(cut, 1).at(0u32).load() };
-            let draw = Draw { place: mul_hi(random(params.seed, position), total), kept };
-            token = token_at(s, here, draw, (keys, of_part, partial, told));
+            let draw = Draw { here, keys, kept, place: mul_hi(random(params.seed, position), total) };
+            token = token_at(s, draw, of_part, partial);
         }
-        sync_threads();
         if thread_idx_x() == 0 {
-            here.of(chosen, 1).store(0u32, token);
-            here.of(history, HISTORY_RING).store(produced % HISTORY_RING, token);
-            own.store(0u32, token);
-            own.store(1u32, position + 1);
-            own.store(3u32, produced + 1);
+            here.of(chosen, 1).at(0u32).store(token);
+            feed_back(here, token, control, history);
         }
     });
 }

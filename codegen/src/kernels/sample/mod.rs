@@ -23,7 +23,8 @@ pub use draw::sample_final;
 pub use part::{sample_bins, sample_part, sample_weigh};
 
 use super::operation::Cost;
-use crate::dsl::{Elem, Kind, Ptr, Readable, prelude::*};
+use super::rows::{Row, feed_back, for_row};
+use crate::dsl::prelude::*;
 use ::plan::sampling::{SAMPLING_WORDS, WEIGHT_BITS};
 
 /// Threads of a CTA that works on a part, and of the last launch.
@@ -52,13 +53,20 @@ impl Sample {
         Sample { vocab_size, parts: vocab_size.div_ceil(1024).clamp(1, n_sms.min(THREADS)), rows }
     }
 
+    /// Orders of a row: whole quads, so that 16 bytes are loaded at a time. Those past the vocabulary are 0, less than
+    /// any float's, and no weight comes of them.
+    const fn stride(&self) -> u32 {
+        self.vocab_size.next_multiple_of(4)
+    }
+
+    /// Tokens of a part; whole quads.
     const fn per_part(&self) -> u32 {
-        self.vocab_size.div_ceil(self.parts)
+        self.stride().div_ceil(self.parts).next_multiple_of(4)
     }
 
     /// Bytes of the orders of all logits (`Slot::SampleKeys`).
     pub const fn keys_bytes(&self) -> u64 {
-        self.rows as u64 * self.vocab_size as u64 * 4
+        self.rows as u64 * self.stride() as u64 * 4
     }
 
     /// Bytes of one rank or sum a part (`Slot::SampleBest`, `Slot::SampleSums`).
@@ -112,6 +120,7 @@ struct Params {
     top_k: V<u32>,
     top_p: V<u64>,
     seed: V<u64>,
+    since: V<u32>,
 }
 
 impl Params {
@@ -126,6 +135,7 @@ impl Params {
             top_k,
             top_p: pack([p_low, p_high]),
             seed: pack([seed_low, seed_high]),
+            since: row.at(8u32).load(),
         }
     }
 }
@@ -185,32 +195,4 @@ fn weight_of(e: V<f32>) -> V<u64> {
 #[device]
 fn bin_of(value: V<f32>, greatest: V<f32>) -> V<u32> {
     min(((greatest - value) * BINS_PER_ONE).trunc_to_u32(), BINS - 1)
-}
-
-/// The row that a CTA works on.
-#[derive(Clone, Copy)]
-struct Row(Option<V<u32>>);
-
-impl Row {
-    fn of<T: Elem, K: Kind>(self, buffer: Ptr<T, K>, stride: u32) -> Ptr<T, K> {
-        match self.0 {
-            Some(row) => buffer.offset(row * stride),
-            None => buffer,
-        }
-    }
-
-    fn control<K: Kind>(self, control: Ptr<u32, K>) -> Ptr<u32, K> {
-        self.of(control.offset(4u32), 4)
-    }
-}
-
-#[device]
-fn for_row<K: Readable>(rows: u32, index: V<u32>, control: Ptr<u32, K>, mut body: impl FnMut(Row)) {
-    if rows == 1 {
-        body(Row(None));
-    } else {
-        if index < control.at(0).load() {
-            body(Row(Some(index)));
-        }
-    }
 }

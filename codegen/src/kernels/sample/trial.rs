@@ -3,12 +3,12 @@
 
 use super::super::operation::{Cost, Expect, Operation, Trial};
 use super::super::reference::{bytes_f32, bytes_u32};
+use super::super::rows::Control;
 use super::*;
 use crate::dsl::{BuildError, Kernel};
 use crate::rng::Rng;
-use ::plan::sampling::{
-    Chooser, HISTORY_RING, NOT_FINITE, PENALTY_WINDOW, SamplingParams, exp, order, part_of, penalised, weight,
-};
+use ::plan::HISTORY;
+use ::plan::sampling::{Chooser, NOT_FINITE, SamplingParams, exp, order, part_of, penalised, weight, window};
 
 /// What outputs hold before a launch.
 const POISON: u8 = 0xcd;
@@ -16,7 +16,7 @@ const POISON: u8 = 0xcd;
 /// A row's inputs.
 struct Scene {
     params: SamplingParams,
-    /// Token, position, sequence, produced.
+    /// Token, position, sequence, 0.
     control: [u32; 4],
     history: Vec<u32>,
     logits: Vec<f32>,
@@ -43,7 +43,7 @@ fn random_params(rng: &mut Rng, vocab_size: u32) -> SamplingParams {
     let top_p = SamplingParams::share(pick(rng, &[1.0, 1.0, 1e-9, 0.3, 0.9, 0.999]));
     let min_p = pick(rng, &[0.0, 0.0, 0.05, 0.6]);
     let penalty = pick(rng, &[1.0, 1.3, 0.5, 1e-30]);
-    SamplingParams { temperature, min_p, penalty, top_k, top_p, seed: rng.next_u64() }
+    SamplingParams { temperature, min_p, penalty, top_k, top_p, seed: rng.next_u64(), since: 0 }
 }
 
 fn random_logits(rng: &mut Rng, vocab_size: u32) -> Vec<f32> {
@@ -69,18 +69,17 @@ fn random_logits(rng: &mut Rng, vocab_size: u32) -> Vec<f32> {
 
 impl Scene {
     fn random(rng: &mut Rng, vocab_size: u32) -> Scene {
-        let params = random_params(rng, vocab_size);
+        let mut params = random_params(rng, vocab_size);
         let logits = random_logits(rng, vocab_size);
-        let produced = [0, 1, 3, 63, 64, 65, 127, 128, 1000][rng.below(9) as usize];
+        let position = [0, 1, 3, 62, 63, 64, 126, 127, 1000][rng.below(9) as usize];
+        params.since = position - rng.below(position.min(80) + 1);
         // Small vocabularies repeat tokens; some tokens are none at all.
-        let history = (0..HISTORY_RING).map(|_| rng.below(vocab_size + vocab_size / 16 + 1)).collect();
-        Scene { params, control: [5, rng.below(4096), 0, produced], history, logits }
+        let history = (0..HISTORY).map(|_| rng.below(vocab_size + vocab_size / 16 + 1)).collect();
+        Scene { params, control: [5, position, 0, 0], history, logits }
     }
 
     fn recent(&self) -> Vec<u32> {
-        let produced = self.control[3];
-        let window = produced.saturating_sub(PENALTY_WINDOW)..produced;
-        window.map(|n| self.history[(n % HISTORY_RING) as usize]).collect()
+        window(self.params.since, self.control[1]).map(|n| self.history[(n % HISTORY) as usize]).collect()
     }
 
     fn tokens(&self) -> Vec<Token> {
@@ -115,8 +114,10 @@ impl Scene {
         self.draws() && (self.has_top_k() || self.params.top_p > 0)
     }
 
-    fn keys(&self) -> Vec<u32> {
-        self.tokens().iter().map(|t| t.order).collect()
+    fn keys(&self, s: &Sample) -> Vec<u32> {
+        let mut keys: Vec<u32> = self.tokens().iter().map(|t| t.order).collect();
+        keys.resize(s.stride() as usize, 0);
+        keys
     }
 
     fn best(&self, s: &Sample) -> Vec<u64> {
@@ -214,9 +215,14 @@ impl Scenes {
         self.rows.iter().enumerate().flat_map(fresh).collect()
     }
 
-    fn control(&self) -> Vec<u8> {
-        let words = [self.active as u32, 0, 0, 0];
-        bytes_u32(&words.into_iter().chain(self.rows.iter().flat_map(|r| r.control)).collect::<Vec<u32>>())
+    fn control(&self) -> Control {
+        Control { active: self.active as u32, rows: self.rows.iter().map(|r| r.control).collect() }
+    }
+
+    /// The control and the history after the tokens were fed back.
+    fn fed_back(&self) -> (Control, Vec<u8>) {
+        let tokens: Vec<u32> = self.rows.iter().take(self.active).map(Scene::token).collect();
+        self.control().fed_back(&tokens)
     }
 
     fn params(&self) -> Vec<u8> {
@@ -227,32 +233,12 @@ impl Scenes {
         self.all(|r| bytes_u32(&r.history))
     }
 
-    fn keys(&self) -> Vec<u8> {
-        self.all(|r| bytes_u32(&r.keys()))
+    fn keys(&self, s: &Sample) -> Vec<u8> {
+        self.all(|r| bytes_u32(&r.keys(s)))
     }
 
     fn best(&self, s: &Sample) -> Vec<u8> {
         self.all(|r| bytes_u64(&r.best(s)))
-    }
-
-    /// Control after the launch: the token fed back.
-    fn control_after(&self) -> Vec<u8> {
-        let mut after = self.control();
-        for (row, scene) in self.rows.iter().enumerate().take(self.active) {
-            let [_, position, seq, produced] = scene.control;
-            let words = bytes_u32(&[scene.token(), position + 1, seq, produced + 1]);
-            after[16 + 16 * row..][..16].copy_from_slice(&words);
-        }
-        after
-    }
-
-    fn history_after(&self) -> Vec<u8> {
-        let mut after = vec![POISON; self.history().len()];
-        for (row, scene) in self.rows.iter().enumerate().take(self.active) {
-            let place = 4 * (row as u32 * HISTORY_RING + scene.control[3] % HISTORY_RING) as usize;
-            after[place..place + 4].copy_from_slice(&scene.token().to_le_bytes());
-        }
-        after
     }
 }
 
@@ -286,18 +272,18 @@ macro_rules! operation {
 }
 
 operation!(SamplePart, sample_part, 2, |s, scenes, trial| trial
-    .input(scenes.control())
+    .input(scenes.control().bytes())
     .input(scenes.params())
     .input(scenes.history())
     .input(scenes.all(|r| bytes_f32(&r.logits)))
-    .output(s.keys_bytes(), Expect::Exact(scenes.after(|r| bytes_u32(&r.keys()))))
+    .output(s.keys_bytes(), Expect::Exact(scenes.after(|r| bytes_u32(&r.keys(s)))))
     .output(s.parts_bytes(), Expect::Exact(scenes.after(|r| bytes_u64(&r.best(s)))))
     .output(s.bins_bytes(), Expect::Exact(scenes.after(|_| vec![0; 16 * BINS as usize]))));
 
 operation!(SampleBins, sample_bins, 1, |s, scenes, trial| trial
-    .input(scenes.control())
+    .input(scenes.control().bytes())
     .input(scenes.params())
-    .input(scenes.keys())
+    .input(scenes.keys(s))
     .input(scenes.best(s))
     .in_out(
         scenes.after(|_| vec![0; 16 * BINS as usize]),
@@ -305,9 +291,9 @@ operation!(SampleBins, sample_bins, 1, |s, scenes, trial| trial
     ));
 
 operation!(SampleCut, sample_cut, 1, |s, scenes, trial| trial
-    .input(scenes.control())
+    .input(scenes.control().bytes())
     .input(scenes.params())
-    .input(scenes.keys())
+    .input(scenes.keys(s))
     .input(scenes.best(s))
     .input(scenes.all(|r| bytes_u64(&r.bins())))
     .output(s.cut_bytes(), Expect::Exact(scenes.after(|r| bytes_u64(&[r.cut()])))));
@@ -316,9 +302,9 @@ operation!(SampleWeigh, sample_weigh, 1, |s, scenes, trial| {
     let untouched = vec![POISON; 8 * s.parts as usize];
     let sums = scenes.after(|r| if r.draws() { bytes_u64(&r.sums(s)) } else { untouched.clone() });
     trial
-        .input(scenes.control())
+        .input(scenes.control().bytes())
         .input(scenes.params())
-        .input(scenes.keys())
+        .input(scenes.keys(s))
         .input(scenes.best(s))
         .input(scenes.all(|r| bytes_u64(&[r.cut()])))
         .output(s.parts_bytes(), Expect::Exact(sums))
@@ -326,14 +312,15 @@ operation!(SampleWeigh, sample_weigh, 1, |s, scenes, trial| {
 
 operation!(SampleFinal, sample_final, 0, |s, scenes, trial| {
     let untouched = vec![POISON; 8 * s.parts as usize];
+    let (after, history) = scenes.fed_back();
     let sums = scenes.all(|r| if r.draws() { bytes_u64(&r.sums(s)) } else { untouched.clone() });
     trial
         .input(scenes.params())
-        .input(scenes.keys())
+        .input(scenes.keys(s))
         .input(scenes.best(s))
         .input(scenes.all(|r| bytes_u64(&[r.cut()])))
         .input(sums)
-        .in_out(scenes.control(), Expect::Exact(scenes.control_after()))
-        .output(u64::from(s.rows * HISTORY_RING) * 4, Expect::Exact(scenes.history_after()))
+        .in_out(scenes.control().bytes(), Expect::Exact(after.bytes()))
+        .output(u64::from(s.rows * HISTORY) * 4, Expect::Exact(history))
         .output(u64::from(s.rows) * 4, Expect::Exact(scenes.after(|r| bytes_u32(&[r.token()]))))
 });
