@@ -297,6 +297,14 @@ impl ModelSpec {
         if v.ffn_bias && v.ffn.is_gated() {
             return Err(self.misfit("ffn_bias", true, format!("a {} feed-forward has no biases", v.ffn)));
         }
+        // Biases of Q and K are added with RoPE, behind the norms of their heads.
+        if v.qk_norm && self.dims.qkv_bias {
+            return Err(self.misfit(
+                "qkv_bias",
+                true,
+                "heads that are normed have no biases before their norm",
+            ));
+        }
         let positive = [("embed_scale", v.embed_scale), ("rope_scale", v.rope_scale)];
         for (field, found) in positive {
             if !(found.is_finite() && found > 0.0) {

@@ -145,6 +145,9 @@ fn variants_that_make_no_sense_are_refused() {
             v.sliding = Some(Sliding { window: 9, global_every: 6, rope_base: 1.0 });
         }),
     ];
+    let mut biased = shipped("tiny");
+    (biased.dims.qkv_bias, biased.dims.variant.qk_norm) = (true, true);
+    assert!(biased.check().unwrap_err().to_string().contains("qkv_bias = true"));
     for (wanted, change) in changes {
         let mut spec = shipped("tiny");
         change(&mut spec.dims.variant);
