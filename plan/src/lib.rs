@@ -5,17 +5,19 @@
 //! constant; a specialiser at load makes the same value in memory. The runtime resolves every [`Arg`] to an address
 //! once, at load; a step is then a walk over [`Step::launches`].
 //!
-//! This crate holds data, facts about block layouts, and the one algorithm that both sides must agree on
-//! ([`sampling`]): no IO, no dependency, so that the runtime does not need codegen and codegen does not know the
+//! This crate holds data, facts about block layouts, and the algorithms that both sides must agree on ([`sampling`],
+//! [`quantize_row`]): no IO, no dependency, so that the runtime does not need codegen and codegen does not know the
 //! runtime.
 #![forbid(unsafe_code)]
 
+mod activations;
 mod kv;
 mod qtype;
 mod role;
 pub mod sampling;
 mod variant;
 
+pub use activations::{ACT_BLOCK, ActBlocks, quantize_block, quantize_row};
 pub use kv::KvType;
 pub use qtype::QType;
 pub use role::Role;

@@ -74,14 +74,14 @@ pub(crate) struct Engine {
 }
 
 /// The memory of an engine, with the address and size of each buffer of its step.
-struct Buffers {
+pub(crate) struct Buffers {
     /// Owners; never looked at, freed together.
     _owned: Vec<Buf>,
     places: Vec<(Slot, DeviceAddr, u64)>,
 }
 
 impl Buffers {
-    fn new(model: &Model, step: &Step) -> Result<Self, Error> {
+    pub(crate) fn new(model: &Model, step: &Step) -> Result<Self, Error> {
         let arena = Buf::new(model.queue(), step.arena_bytes)?;
         let mut places = Vec::with_capacity(step.buffers.len());
         let mut owned = Vec::new();
@@ -103,11 +103,13 @@ impl Buffers {
         Ok(Self { _owned: owned, places })
     }
 
-    fn find(&self, slot: Slot) -> Option<(DeviceAddr, u64)> {
+    /// Address and size of the buffer that holds `slot`.
+    pub(crate) fn find(&self, slot: Slot) -> Option<(DeviceAddr, u64)> {
         self.places.iter().find(|(of, ..)| *of == slot).map(|(_, addr, bytes)| (*addr, *bytes))
     }
 
-    fn resolve(&self, model: &Model, arg: Arg) -> Option<u64> {
+    /// The address that an argument stands for.
+    pub(crate) fn resolve(&self, model: &Model, arg: Arg) -> Option<u64> {
         match arg {
             Arg::Weight(idx) => model.weights().get(idx as usize).map(|buf| buf.addr().0),
             Arg::Buffer { index, offset } => {
@@ -116,7 +118,8 @@ impl Buffers {
         }
     }
 
-    fn call(&self, model: &Model, launch: &Launch) -> Result<Call, Error> {
+    /// A launch with addresses.
+    pub(crate) fn call(&self, model: &Model, launch: &Launch) -> Result<Call, Error> {
         let args: Option<Box<[u64]>> = launch.args.iter().map(|arg| self.resolve(model, *arg)).collect();
         // The table was checked at load, so that an argument without address is a mistake there.
         let args =
@@ -132,7 +135,11 @@ impl Buffers {
     }
 }
 
-fn no_buffer(table: &Table, slot: Slot) -> Error {
+pub(crate) fn no_single_step(table: &Table) -> Error {
+    Error::Table { spec: table.spec.to_string(), problem: "no step of one row".to_owned() }
+}
+
+pub(crate) fn no_buffer(table: &Table, slot: Slot) -> Error {
     Error::Table { spec: table.spec.to_string(), problem: format!("no buffer for {slot:?}") }
 }
 

@@ -1,6 +1,7 @@
 //! The error of the crate. Every variant belongs to one of three classes, so that a program that embeds the runtime
 //! can decide without reading text: refuse the request, try with less, or build a new engine.
 
+use crate::api::ApiError;
 use crate::binding::BindError;
 use crate::gguf::GgufError;
 use crate::memory::MemoryPlan;
@@ -37,6 +38,9 @@ pub enum Error {
         /// Rows of the embedding.
         wanted: u32,
     },
+    /// A call on a part of a model does not fit it.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// Sampling parameters out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),

@@ -13,6 +13,7 @@
 //! have three classes, see [`Error::class`].
 #![deny(unsafe_code)]
 
+mod api;
 mod binding;
 mod cancel;
 #[cfg(feature = "cuda")]
@@ -34,6 +35,10 @@ mod table_check;
 mod text;
 pub mod tokenizer;
 
+pub use api::{
+    ApiError, HostCaches, Layer, LayerField, LayerIo, LayerRunner, LayerWeights, RAW_ALIGN, RawLayer,
+    RawMemory, RawTensor, WeightRef,
+};
 pub use binding::{BindError, select_table};
 pub use cancel::CancelToken;
 pub use device::{DeviceChoice, DeviceOptions, Opened, open_device};

@@ -1,4 +1,4 @@
-//! Quantization of activations inside the kernels that produce them: int8 blocks of 32, see `layout::act`.
+//! Quantization of activations inside the kernels that produce them: int8 blocks of 32, see `plan::quantize_row`.
 
 use super::operation::Expect;
 use crate::dsl::prelude::*;

@@ -10,7 +10,6 @@
 //!
 //! The functions here are references: kernels must agree with them bit for bit.
 
-mod act;
 mod block;
 mod plain;
 mod q4_0;
@@ -24,7 +23,7 @@ mod q8_0;
 #[cfg(test)]
 mod tests;
 
-pub use act::{ActBlocks, quantize_block, quantize_row};
+pub use ::plan::{ActBlocks, quantize_block, quantize_row};
 pub use block::{Block, Cell};
 pub use q4_0::BlockQ4_0;
 pub use q4_1::BlockQ4_1;

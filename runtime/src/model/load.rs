@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use plan::{BufferDesc, Slot, Table, WeightDesc};
 
 use super::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Shared};
+use crate::api::WeightIndex;
 use crate::error::Error;
 use crate::memory::{MemoryPlan, buffer_bytes, staging_bytes};
 use crate::queue::{Buf, Call, Kernels, Queue};
@@ -44,6 +45,7 @@ pub(super) fn load(
     let (table, queue) = (table.clone(), Arc::clone(queue));
     Ok(Shared {
         prefill: Mutex::new(Vec::new()),
+        index: WeightIndex::new(&table),
         table,
         kernels,
         weights: packed,

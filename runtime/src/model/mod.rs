@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plan::{Slot, Step, StepKind, Table};
 
+use crate::api::WeightIndex;
 use crate::cancel::CancelToken;
 use crate::engine::{Caches, Engine, Row};
 use crate::error::Error;
@@ -54,6 +55,8 @@ struct Shared {
     table: Table,
     kernels: Arc<dyn Kernels>,
     weights: Vec<Buf>,
+    /// Which weight is which, by layer and role.
+    index: WeightIndex,
     /// The RoPE tables that the table has.
     rope: Vec<(Slot, Buf)>,
     queue: Arc<dyn Queue>,
@@ -131,6 +134,10 @@ impl Model {
     #[must_use]
     pub fn weights(&self) -> &[Buf] {
         &self.shared.weights
+    }
+
+    pub(crate) fn weight_index(&self) -> &WeightIndex {
+        &self.shared.index
     }
 
     /// A batch of up to `rows` rows, through which several sessions take their steps together.

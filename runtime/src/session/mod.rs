@@ -10,7 +10,7 @@ use std::time::Duration;
 use plan::Slot;
 use plan::sampling::NOT_FINITE;
 
-use crate::engine::{Caches, Engine, Head, Row};
+use crate::engine::{Caches, Engine, Head, Row, no_single_step};
 use crate::error::Error;
 use crate::model::Model;
 
@@ -40,10 +40,7 @@ const _: () = {
 
 impl Session {
     pub(crate) fn new(model: &Model) -> Result<Self, Error> {
-        let single = model.table().single().ok_or_else(|| Error::Table {
-            spec: model.table().spec.to_string(),
-            problem: "no step of one row".to_owned(),
-        })?;
+        let single = model.table().single().ok_or_else(|| no_single_step(model.table()))?;
         let engine = Engine::new(model, single)?;
         let caches = Caches::new(model)?;
         engine.seat(model.queue().as_ref(), 0, &caches)?;

@@ -242,6 +242,20 @@ impl HostKernels {
                 let values = [first.unwrap_or(0.0), sum as f32, position as f32];
                 m.put(hidden, values.map(f32::to_le_bytes))?;
             }
+            // hidden += weight
+            (Some("add"), &[weight, hidden]) => {
+                let (weight, before) = (m.f32s(weight, DIM)?, m.f32s(hidden, DIM)?);
+                m.put(hidden, before.iter().zip(weight).map(|(h, w)| (h + w).to_le_bytes()))?;
+            }
+            // K cache[position] = 100 + position, V cache[position] = 200 + position
+            (Some("append"), &[control, kv]) => {
+                assert_eq!(m.u32_at(control)?, 1, "one active row");
+                let position = m.u32_at(control + 20)?;
+                for (at, base) in [(kv, 100), (kv + 8, 200)] {
+                    let cache = u64::from(m.u32_at(at)?) | u64::from(m.u32_at(at + 4)?) << 32;
+                    m.put(cache + u64::from(position) * 4, [(base + position).to_le_bytes()])?;
+                }
+            }
             // logits[i] = 1 at the sum of all tokens modulo V, smaller elsewhere; NaN once at one position
             (Some("head"), &[hidden, logits]) => {
                 let hidden = m.f32s(hidden, 3)?;
@@ -312,7 +326,7 @@ impl Replay for HostReplay {
     }
 }
 
-fn kernel(name: &'static str, params: &[(&'static str, Access)]) -> KernelDesc {
+pub fn kernel(name: &'static str, params: &[(&'static str, Access)]) -> KernelDesc {
     let param = |&(name, access): &(&'static str, Access)| ParamDesc {
         name: Cow::Borrowed(name),
         elem: Cow::Borrowed("f32"),
@@ -332,7 +346,7 @@ fn kernel(name: &'static str, params: &[(&'static str, Access)]) -> KernelDesc {
     }
 }
 
-fn buffer(slot: Slot, bytes: u64, bytes_per_pos: u64, place: Place) -> BufferDesc {
+pub fn buffer(slot: Slot, bytes: u64, bytes_per_pos: u64, place: Place) -> BufferDesc {
     BufferDesc { slot, bytes, bytes_per_pos, place }
 }
 

@@ -2,8 +2,12 @@
 //!
 //! Two planes: the quants, and 8 bytes of *meta* a block: the scale, then the sums of the first and last 16 quants as
 //! s16 (each at most 16 · 127 in magnitude). Sums serve the mins of Q4_K and the offset of Q6_K.
+//!
+//! Kernels quantize what they produce themselves; these functions are what they agree with bit for bit, and what the
+//! runtime uses for a vector that comes from the host.
 
-use super::SUB_BLOCK;
+/// Activations of a block.
+pub const ACT_BLOCK: u32 = 32;
 
 /// A quantized vector.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -36,7 +40,7 @@ pub fn quantize_block(x: &[f32]) -> ([i8; 32], f32) {
 /// Quantizes a vector whose length is a multiple of 32.
 pub fn quantize_row(x: &[f32]) -> ActBlocks {
     let mut blocks = ActBlocks::default();
-    for chunk in x.chunks_exact(SUB_BLOCK as usize) {
+    for chunk in x.chunks_exact(ACT_BLOCK as usize) {
         let (quants, scale) = quantize_block(chunk);
         let sum = |half: &[i8]| half.iter().map(|q| i16::from(*q)).sum();
         blocks.sums.push([sum(&quants[..16]), sum(&quants[16..])]);
