@@ -20,6 +20,7 @@ use monomorph_codegen::kernels::post_norm::PostNorm;
 use monomorph_codegen::kernels::qk_norm::QkNorm;
 use monomorph_codegen::kernels::repack::Repack;
 use monomorph_codegen::kernels::rope::RopeAppend;
+use monomorph_codegen::kernels::sample::{Sample, SampleBins, SampleCut, SamplePart};
 use monomorph_codegen::kernels::{Operation, Rows, Trial, judge};
 use monomorph_codegen::layout::Matrix;
 use monomorph_codegen::rng::Rng;
@@ -214,6 +215,7 @@ fn operations() -> Vec<Box<dyn Operation>> {
         rows: Rows::new(21, 3),
     };
     let argmax = Argmax { vocab_size: 1000, parts: 3, rows: 2 };
+    let sample = Sample { vocab_size: 333, parts: 3, rows: 6 };
     let qkv = [m(QType::Q4K, 13, 512), m(QType::Q6K, 6, 512), m(QType::Q4K, 7, 512)];
     vec![
         Box::new(Gemv { matrix: m(QType::Q4K, 13, 1280), epilogue: Epilogue::Add, split: split(2, 2) }),
@@ -251,6 +253,9 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(AttendPrefill { head_dim: 80, per_lane: 1, kv: KvType::Q8_0, ..prefill }),
         Box::new(QuantizeRows { dim: 160, stride: 224, rows: 3 }),
         Box::new(ArgmaxPart(argmax)),
+        Box::new(SamplePart(sample.clone())),
+        Box::new(SampleBins(sample.clone())),
+        Box::new(SampleCut(sample)),
         Box::new(ArgmaxFinal(Argmax { vocab_size: 40_000, parts: 300, rows: 1 })),
         Box::new(Embed { matrix: m(QType::Q4K, 9, 512), scale: 1.0, rows: 3 }),
         Box::new(Embed { matrix: m(QType::Q6K, 9, 512), scale: 1.0, rows: 1 }),
