@@ -9,17 +9,21 @@
 //!
 //! A program that embeds the engine needs [`runtime`] and a table only; what else is here serves the command line and
 //! the tests: [`specs`] (shipped model specs), [`golden`] (generated files compared with those on disk), [`ptxas`]
-//! (NVIDIA's assembler, where there is one), [`quantize`] (model files in smaller types), [`trial`] and [`matrix`] (kernels against their references) and [`vocabulary`] (a
-//! vocabulary for models that have none).
+//! (NVIDIA's assembler, where there is one), [`quantize`] (model files in smaller types), [`trial`] and [`matrix`]
+//! (kernels against their references), [`parity`] and [`stepwise`] (a loaded model against the same on another device:
+//! logits, or each launch's buffers, read by [`values`]) and [`vocabulary`] (a vocabulary for models that have none).
 #![forbid(unsafe_code)]
 
 mod built_in;
 pub mod golden;
 pub mod matrix;
+pub mod parity;
 pub mod ptxas;
 pub mod quantize;
 pub mod specs;
+pub mod stepwise;
 pub mod trial;
+pub mod values;
 pub mod vocabulary;
 
 pub use built_in::{BuiltIn, built_in};

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod rng;
 pub mod spec;
 
+pub use hash::fnv1a64;
 pub use spec::{Device, ModelSpec, SpecError};
 
 /// Why no plan could be made.

@@ -40,6 +40,15 @@ impl Caches {
         Ok(Self { bufs, table })
     }
 
+    /// Fills what each cache has of `position` with zeros. Enqueued.
+    pub(crate) fn clear_row(&self, model: &Model, position: u32) -> Result<(), Error> {
+        for (desc, (_, buf)) in model.table().caches.iter().zip(&self.bufs) {
+            let offset = desc.bytes + desc.bytes_per_pos * u64::from(position);
+            model.queue().zero(buf.range(offset, desc.bytes_per_pos)?, desc.bytes_per_pos)?;
+        }
+        Ok(())
+    }
+
     fn find(&self, slot: Slot) -> Option<&Buf> {
         self.bufs.iter().find(|(of, _)| *of == slot).map(|(_, buf)| buf)
     }
@@ -289,18 +298,26 @@ impl Engine {
         Ok(model.queue().download(addr.offset(offset), out)?)
     }
 
-    /// The first bytes of the buffer that holds `slot`, which may be one of the caches.
-    pub(crate) fn read_slot(
+    /// Bytes from an offset of the buffer that holds `slot`, which may be one of the caches. Waits for the device.
+    pub(crate) fn read_bytes(
         &self,
-        model: &Model,
-        caches: &Caches,
-        slot: Slot,
+        (model, caches): (&Model, &Caches),
+        (slot, offset): (Slot, u64),
         out: &mut [u8],
     ) -> Result<(), Error> {
-        match caches.find(slot) {
-            Some(buf) if out.len() as u64 <= buf.bytes() => Ok(buf.download(0, out)?),
-            Some(buf) => Err(Error::Room { what: "a cache", found: out.len(), wanted: buf.bytes() as usize }),
-            None => self.read(model, (slot, 0), out),
+        if let Some(buf) = caches.find(slot) {
+            return Ok(buf.download(offset, out)?);
         }
+        let (addr, bytes) = self.buffers.find(slot).ok_or_else(|| no_buffer(model.table(), slot))?;
+        match offset.checked_add(out.len() as u64) {
+            Some(end) if end <= bytes => Ok(model.queue().download(addr.offset(offset), out)?),
+            _ => Err(Error::Room { what: "a buffer", found: out.len(), wanted: bytes as usize }),
+        }
+    }
+
+    /// Fills the buffer that holds `slot` with zeros. Enqueued.
+    pub(crate) fn zero(&self, model: &Model, slot: Slot) -> Result<(), Error> {
+        let (addr, bytes) = self.buffers.find(slot).ok_or_else(|| no_buffer(model.table(), slot))?;
+        Ok(model.queue().zero(addr, bytes)?)
     }
 }

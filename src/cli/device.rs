@@ -1,9 +1,11 @@
 //! `--device`, `--threads` and `--checks`, and opening what they name.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use emulator::Checks;
-use monomorph::runtime::queue::EmulatorOptions;
+use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
 use monomorph::runtime::{DeviceChoice, DeviceOptions, Opened, open_device};
 
 use super::output::note;
@@ -34,15 +36,22 @@ pub enum CheckLevel {
 impl DeviceArgs {
     /// Opens the device and says on stderr which it is and why.
     pub fn open(&self) -> Result<Opened> {
-        let checks = match self.checks {
-            CheckLevel::Full => Checks::Full,
-            CheckLevel::Fast => Checks::Fast,
-        };
-        let emulator = EmulatorOptions { threads: self.threads, checks };
-        let options = DeviceOptions { emulator, ..DeviceOptions::default() };
+        let options = DeviceOptions { emulator: self.emulator_options(), ..DeviceOptions::default() };
         let opened =
             open_device(self.device, &options).with_context(|| format!("--device {}", self.device))?;
         note(&format!("device: {} ({})", opened.queue.name(), opened.why));
         Ok(opened)
+    }
+    /// An emulator of its own, to compare with.
+    pub fn emulator(&self) -> Arc<dyn Queue> {
+        Arc::new(EmulatorQueue::new(self.emulator_options()))
+    }
+
+    fn emulator_options(&self) -> EmulatorOptions {
+        let checks = match self.checks {
+            CheckLevel::Full => Checks::Full,
+            CheckLevel::Fast => Checks::Fast,
+        };
+        EmulatorOptions { threads: self.threads, checks }
     }
 }

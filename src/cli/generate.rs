@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
+use monomorph::parity;
 use monomorph::runtime::sampling::SamplingConfig;
 use monomorph::runtime::tokenizer::{ControlTokens, Special, StreamDecoder, Tokenizer};
-use monomorph::runtime::{DraftCount, Error, FinishReason, GenerateOptions, Session, Timings};
+use monomorph::runtime::{DraftCount, Error, FinishReason, GenerateOptions, Model, Session, Timings};
 use serde::Serialize;
 
 use super::device::DeviceArgs;
-use super::model::ModelArgs;
+use super::model::{ModelArgs, Prepared};
 use super::output::{Output, note};
 
 /// What holds where the user says nothing.
@@ -45,6 +46,9 @@ pub struct Generate {
     /// Guess up to this many tokens from what was said before and verify them in one step; the tokens stay the same
     #[arg(long, value_name = "N")]
     speculate: Option<u32>,
+    /// First hold this many tokens of the prompt, repeated as needed, against the emulator: all logits, bit for bit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    parity: Option<u32>,
     /// Special tokens written out in the prompt stay text
     #[arg(long)]
     no_special: bool,
@@ -112,6 +116,9 @@ impl Generate {
         let prompt = prepared.tokenizer.encode(&self.prompt, special)?;
         prepared.check_prompt(prompt.len())?;
         let model = prepared.load(&opened.queue)?;
+        if let Some(n_tokens) = self.parity {
+            self.check_parity(&model, &prepared, (&prompt, n_tokens))?;
+        }
         let mut session = model.session()?;
 
         let mut out = Output::new();
@@ -136,6 +143,23 @@ impl Generate {
         }
         out.finish()?;
         note(&produced.summary());
+        Ok(())
+    }
+
+    /// Compares the model with itself on the emulator, whose copy is freed before the first token is generated.
+    fn check_parity(
+        &self,
+        model: &Model,
+        prepared: &Prepared,
+        (prompt, n_tokens): (&[u32], u32),
+    ) -> Result<()> {
+        let reference = prepared.load(&self.device.emulator())?;
+        let tokens: Vec<u32> = prompt.iter().copied().cycle().take(n_tokens as usize).collect();
+        parity::check(model, &reference, &tokens)?;
+        note(&format!(
+            "parity: the logits of {} tokens are those of the emulator, bit for bit",
+            tokens.len()
+        ));
         Ok(())
     }
 

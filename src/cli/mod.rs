@@ -1,6 +1,7 @@
 //! The verbs, one a file. Each is a clap struct with the arguments and a `run`.
 
 mod bench;
+mod debug;
 mod device;
 mod diff;
 mod emit;
@@ -53,6 +54,8 @@ enum Verb {
     Quantize(quantize::Quantize),
     /// Shows where the time of a token goes.
     Profile(profile::Profile),
+    /// Takes a token through a model launch by launch and shows what each leaves in memory.
+    Debug(debug::Debug),
     /// Measures how well a model predicts a text.
     Perplexity(perplexity::Perplexity),
 }
@@ -72,6 +75,7 @@ impl Cli {
             Verb::Bench(verb) => verb.run(),
             Verb::Quantize(verb) => verb.run(),
             Verb::Profile(verb) => verb.run(),
+            Verb::Debug(verb) => verb.run(),
             Verb::Perplexity(verb) => verb.run(),
         }
     }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use crate::fixture::tiny_gguf;
 use crate::{command, run};
 
-fn keys(value: &serde_json::Value) -> Vec<&str> {
+pub fn keys(value: &serde_json::Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
     keys
@@ -122,6 +122,10 @@ fn wrong_usage_exits_with_2() {
         &["emit", "--spec", "tiny", "--check", "--bless"],
         &["diff", "one.ptx"],
         &["bench", "-r", "0"],
+        &["debug", "--spec", "tiny"],
+        &["debug", "--tokens", "1", "--stop-after", "embed:x"],
+        &["debug", "--tokens", "1", "--against", "cuda:0"],
+        &["generate", "--parity", "0"],
     ] {
         let ran = run(args);
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{args:?}: {ran:?}");

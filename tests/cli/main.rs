@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod contract;
+mod debug;
 mod emit;
 mod end_to_end;
 mod fixture;

@@ -3,6 +3,7 @@
 mod batch;
 mod generate;
 mod speculate;
+mod walk;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::model::Model;
 pub use batch::{Batch, BatchRow, RowSampling};
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings};
 pub use speculate::{DraftCount, Speculation};
+pub use walk::{Region, Walk};
 
 /// Distinguishes sessions where their caches are seated.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -182,7 +184,7 @@ impl Session {
     /// # Errors
     /// When the table has no such buffer, `out` is longer than it, or the device fails.
     pub fn read_slot(&self, slot: Slot, out: &mut [u8]) -> Result<(), Error> {
-        self.engine.read_slot(&self.model, &self.caches, slot, out)
+        self.engine.read_bytes((&self.model, &self.caches), (slot, 0), out)
     }
 }
 
