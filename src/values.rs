@@ -32,6 +32,8 @@ impl Kind {
             | Slot::AttnStats
             | Slot::Branch
             | Slot::FfnUp
+            | Slot::Act
+            | Slot::FfnAct
             | Slot::Logits
             | Slot::RopeTable
             | Slot::RopeTableLocal => Kind::F32,

@@ -10,6 +10,7 @@
 //! runtime.
 #![forbid(unsafe_code)]
 
+mod act_type;
 mod activations;
 mod kv;
 mod qtype;
@@ -17,6 +18,7 @@ mod role;
 pub mod sampling;
 mod variant;
 
+pub use act_type::ActType;
 pub use activations::{ACT_BLOCK, ActBlocks, quantize_block, quantize_row};
 pub use kv::KvType;
 pub use qtype::QType;
@@ -73,6 +75,8 @@ pub struct Dims {
     pub tied_head: bool,
     /// Element type of the K and V caches: a choice, not a property of the model.
     pub kv_type: KvType,
+    /// Element type of the activations: a choice, not a property of the model.
+    pub activations: ActType,
     /// What the layers do beyond llama's.
     pub variant: Variant,
 }
@@ -213,6 +217,10 @@ pub enum Slot {
     FfnQuants,
     /// Their scales and sums.
     FfnMeta,
+    /// Activations of the next matrices as computed, f32 `[row][element]`, where they are not quantized.
+    Act,
+    /// FFN activations as computed, f32 `[row][hidden_dim]`.
+    FfnAct,
     /// Q, K and V before and after RoPE, f32 `[row][q_dim + 2 kv_dim]`.
     Qkv,
     /// Keys of a layer of one sequence, `[position][n_kv_heads][head_dim]` in rows of [`Dims::kv_type`].

@@ -149,6 +149,7 @@ fn dims() -> Dims {
         qkv_bias: false,
         tied_head: false,
         kv_type: Default::default(),
+        activations: Default::default(),
         variant: Variant::LLAMA,
     }
 }

@@ -50,6 +50,8 @@ struct Report {
     compiled: bool,
     /// Compiled targets.
     targets: Vec<u32>,
+    /// Element type of the activations that its kernels multiply.
+    activations: &'static str,
     n_tokens: u32,
     types: BTreeMap<String, usize>,
     memory: Memory,
@@ -117,6 +119,7 @@ impl Inspect {
             gguf_version: gguf.version(),
             file_bytes: gguf.file_bytes(),
             architecture: fit.table.dims.architecture.to_string(),
+            activations: fit.table.dims.activations.name(),
             spec: fit.name,
             compiled: !fit.targets.is_empty(),
             targets: fit.targets,
@@ -187,6 +190,7 @@ impl Report {
             ),
             format!("architecture  {}", self.architecture),
             format!("spec          {} ({compiled})", self.spec),
+            format!("activations   {}", self.activations),
             format!("vocabulary    {} tokens", self.n_tokens),
             format!("tensors       {} ({})", self.tensors.len(), types.join(", ")),
             format!(

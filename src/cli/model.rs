@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use codegen::spec::header::{Header, TensorHeader};
 use codegen::{Device, ModelSpec};
-use monomorph::plan::Table;
+use monomorph::plan::{ActType, Table};
 use monomorph::runtime::gguf::{Gguf, Value};
 use monomorph::runtime::queue::Queue;
 use monomorph::runtime::synth::SynthSource;
@@ -40,6 +40,10 @@ pub struct ModelArgs {
     /// Specialise kernels when loading if none for this model are compiled in
     #[arg(long)]
     pub jit: bool,
+    /// What matrices are multiplied by: int8 blocks or f32, which is exact and slower; with a file it needs --jit, unless
+    /// its kernels are compiled in so [default: int8, or as the spec says]
+    #[arg(long, value_name = "TYPE", value_parser = act_type)]
+    pub activations: Option<ActType>,
     /// Positions of the context [default: the model's own, at most 4096]
     #[arg(long, value_name = "N")]
     pub context: Option<u32>,
@@ -102,11 +106,27 @@ impl ModelArgs {
         }
     }
 
+    /// Whether a table has the activations that are asked for.
+    fn fits(&self, table: &Table) -> bool {
+        self.activations.is_none_or(|wanted| table.dims.activations == wanted)
+    }
+
+    /// The compiled tables with those activations.
+    fn compiled(&self) -> Vec<Table> {
+        compiled_tables().into_iter().filter(|table| self.fits(table)).collect()
+    }
+
+    /// A spec on those activations.
+    fn on(&self, mut spec: ModelSpec) -> ModelSpec {
+        spec.dims.activations = self.activations.unwrap_or(spec.dims.activations);
+        spec
+    }
+
     fn prepare_file(&self, path: &Path, gguf: Gguf, sm: u32) -> Result<Prepared> {
         let name = path.display().to_string();
-        let table = match select_table(&gguf, &compiled_tables(), Some(sm)) {
+        let table = match select_table(&gguf, &self.compiled(), Some(sm)) {
             Ok(table) => table.clone(),
-            Err(_) if self.jit => specialise(&spec_of(&gguf, path)?, sm)?,
+            Err(_) if self.jit => specialise(&self.on(spec_of(&gguf, path)?), sm)?,
             Err(error) => bail!("{name}: {error}; {}", way_out(&gguf, path)),
         };
         let tokenizer = file_tokenizer(&gguf, &table).with_context(|| name.clone())?;
@@ -115,9 +135,9 @@ impl ModelArgs {
 
     /// The kernels of a built-in model are compiled in for `sm_90`; a device of another kind gets its own.
     fn prepare_built_in(&self, name: &str, gguf: Gguf, sm: u32) -> Result<Prepared> {
-        let table = match select_table(&gguf, &compiled_tables(), Some(sm)) {
+        let table = match select_table(&gguf, &self.compiled(), Some(sm)) {
             Ok(table) => table.clone(),
-            Err(_) => specialise(&spec_of(&gguf, Path::new(name))?, sm)?,
+            Err(_) => specialise(&self.on(spec_of(&gguf, Path::new(name))?), sm)?,
         };
         note(&format!(
             "weights: the built-in model {name}, trained on public-domain stories; -m runs a file"
@@ -133,9 +153,9 @@ impl ModelArgs {
     }
 
     fn prepare_spec(&self, name: String, sm: u32) -> Result<Prepared> {
-        let table = match compiled_table(&name, sm) {
+        let table = match compiled_table(&name, sm).filter(|table| self.fits(table)) {
             Some(table) => table.clone(),
-            None => specialise(&specs::find(&name)?, sm)?,
+            None => specialise(&self.on(specs::find(&name)?), sm)?,
         };
         let spec = &table.spec;
         note(&format!(
@@ -178,6 +198,11 @@ impl Prepared {
         let options = LoadOptions { context: self.context, progress: Some(&show), ..LoadOptions::default() };
         Model::load(queue, &self.table, self.weights.as_ref(), &options).with_context(|| self.name.clone())
     }
+}
+
+fn act_type(name: &str) -> Result<ActType, String> {
+    let names = ActType::ALL.map(ActType::name).join(", ");
+    ActType::from_name(name).ok_or_else(|| format!("it must be one of {names}"))
 }
 
 /// What would make a file run that no compiled spec fits.

@@ -98,7 +98,8 @@ pub use intrinsics::*;
 pub use kernel::{Access, BuildError, BuildFault, Kernel, ParamInfo};
 pub use math::{exp, sigmoid, silu};
 pub use pointer::{
-    Cache, Elem, In, InOut, Index, Kind, Out, Place, Ptr, Readable, Scope, Shared, at_address, shared,
+    Cache, Elem, In, InOut, Index, Kind, Out, Place, Ptr, Readable, Scope, Shared, Writable, at_address,
+    shared,
 };
 pub use record::{note, refuse};
 pub use value::{BF16, F16, Int, IntoV, Num, Scalar, Signed, V, Word, dev};

@@ -98,7 +98,8 @@ fn dims(d: &Dims) -> String {
     format!(
         "plan::Dims {{ architecture: Cow::Borrowed({:?}), vocab_size: {}, dim: {}, hidden_dim: {}, n_layers: {}, \
          n_heads: {}, n_kv_heads: {}, head_dim: {}, context: {}, norm_eps: {}, rope_kind: plan::RopeKind::{:?}, \
-         rope_base: {}, qkv_bias: {}, tied_head: {}, kv_type: plan::KvType::{:?}, variant: {} }}",
+         rope_base: {}, qkv_bias: {}, tied_head: {}, kv_type: plan::KvType::{:?}, \
+         activations: plan::ActType::{:?}, variant: {} }}",
         d.architecture,
         d.vocab_size,
         d.dim,
@@ -114,6 +115,7 @@ fn dims(d: &Dims) -> String {
         d.qkv_bias,
         d.tied_head,
         d.kv_type,
+        d.activations,
         variant(&d.variant)
     )
 }

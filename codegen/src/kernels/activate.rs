@@ -1,6 +1,7 @@
 //! The middle of a feed-forward without a gate: bias, activation and quantization between the up and the down matrix.
 
 use super::activation::{activate, error_bound, reference as activated};
+use super::exact::{self, Exact};
 use super::gemv::act_bytes;
 use super::operation::{Cost, Operation, Trial};
 use super::rows::{Control, for_row};
@@ -27,13 +28,13 @@ pub struct Activate {
 
 /// Where the result goes.
 #[derive(Clone, Copy)]
-struct Blocks {
-    quants: Out<u8>,
-    meta: Out<u32>,
+enum Target {
+    Blocks { quants: Out<u8>, meta: Out<u32> },
+    Floats(Out<f32>),
 }
 
 #[device]
-fn activate_rows(s: &Activate, control: In<u32>, x: In<f32>, bias: Option<In<f32>>, to: Blocks) {
+fn activate_rows(s: &Activate, control: In<u32>, x: In<f32>, bias: Option<In<f32>>, to: Target) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let block = block_idx_x() * WARPS + warp_id();
         if block < s.dim / 32 {
@@ -44,7 +45,12 @@ fn activate_rows(s: &Activate, control: In<u32>, x: In<f32>, bias: Option<In<f32
                 None => v,
             };
             let v = activate(s.activation, v);
-            quantize::store_lane(v, block, here.of(to.quants, s.dim), here.of(to.meta, s.dim / 16));
+            match to {
+                Target::Blocks { quants, meta } => {
+                    quantize::store_lane(v, block, here.of(quants, s.dim), here.of(meta, s.dim / 16));
+                }
+                Target::Floats(y) => here.of(y, s.dim).at(e).store(v),
+            }
         }
     });
 }
@@ -56,7 +62,7 @@ fn activate_rows(s: &Activate, control: In<u32>, x: In<f32>, bias: Option<In<f32
 /// source   Hendrycks and Gimpel 2016; formulas: docs/numerics.md
 #[kernel(grid = (s.dim.div_ceil(32 * WARPS), s.rows), block = 32 * WARPS)]
 pub fn activate_quantize(s: &Activate, control: In<u32>, x: In<f32>, quants: Out<u8>, meta: Out<u32>) {
-    activate_rows(s, control, x, None, Blocks { quants, meta });
+    activate_rows(s, control, x, None, Target::Blocks { quants, meta });
 }
 
 /// q, a = quantize(f(x + b))
@@ -73,7 +79,27 @@ pub fn activate_quantize_bias(
     quants: Out<u8>,
     meta: Out<u32>,
 ) {
-    activate_rows(s, control, x, Some(bias), Blocks { quants, meta });
+    activate_rows(s, control, x, Some(bias), Target::Blocks { quants, meta });
+}
+
+/// y = f(x)
+/// shapes   control as in the plan · x, y (row, dim) f32
+/// layout   as activate_quantize
+/// launch   as activate_quantize
+/// source   as activate_quantize
+#[kernel(grid = (s.dim.div_ceil(32 * WARPS), s.rows), block = 32 * WARPS)]
+pub fn activate_exact(s: &Activate, control: In<u32>, x: In<f32>, y: Out<f32>) {
+    activate_rows(s, control, x, None, Target::Floats(y));
+}
+
+/// y = f(x + b)
+/// shapes   as activate_exact · b (dim) f32
+/// layout   as activate_quantize
+/// launch   as activate_quantize
+/// source   as activate_quantize
+#[kernel(grid = (s.dim.div_ceil(32 * WARPS), s.rows), block = 32 * WARPS)]
+pub fn activate_exact_bias(s: &Activate, control: In<u32>, x: In<f32>, bias: In<f32>, y: Out<f32>) {
+    activate_rows(s, control, x, Some(bias), Target::Floats(y));
 }
 
 impl Operation for Activate {
@@ -96,6 +122,16 @@ impl Operation for Activate {
     }
 
     fn trial(&self, seed: u64) -> Trial {
+        let (trial, values) = self.inputs(seed);
+        let (quants, meta) = quantize::expect(&values);
+        let elements = u64::from(self.rows * self.dim);
+        trial.output(elements, quants).output(elements / 4, meta)
+    }
+}
+
+impl Activate {
+    /// A trial with its inputs, and the values that come out with their bounds.
+    fn inputs(&self, seed: u64) -> (Trial, Vec<(f64, f64)>) {
         let mut rng = Rng::new(seed);
         let control = Control::random(&mut rng, self.rows);
         // Around zero, where the functions bend, and far from it.
@@ -111,12 +147,33 @@ impl Operation for Activate {
                 (activated(self.activation, sum), error_bound(sum, rounded))
             })
             .collect();
-        let (quants, meta) = quantize::expect(&values);
-        let elements = u64::from(self.rows * self.dim);
         let mut trial = Trial::new(seed).input(control.bytes()).input(reference::bytes_f32(&x));
         if self.bias {
             trial = trial.input(reference::bytes_f32(&bias));
         }
-        trial.output(elements, quants).output(elements / 4, meta)
+        (trial, values)
+    }
+}
+
+impl Operation for Exact<Activate> {
+    fn name(&self) -> &'static str {
+        if self.0.bias { "activate_exact_bias" } else { "activate_exact" }
+    }
+
+    fn constants(&self) -> String {
+        self.0.constants()
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        if self.0.bias { activate_exact_bias(&self.0) } else { activate_exact(&self.0) }
+    }
+
+    fn cost(&self) -> Cost {
+        exact::cost_of(self.0.cost(), self.0.rows, 0, self.0.dim)
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let (trial, values) = self.0.inputs(seed);
+        trial.output(u64::from(self.0.rows * self.0.dim) * 4, exact::near_first(values))
     }
 }

@@ -1,7 +1,8 @@
 //! The first half of a gated feed-forward: gate and up in one launch, multiplied and quantized for the down matrix.
 
 use super::activation::{activate, error_bound, reference as activated};
-use super::gemv::{Act, Seat, Split, act_bytes, dot_of_lane};
+use super::exact::{self, Exact};
+use super::gemv::{Act, Floats, Seat, Split, Vector, act_bytes, dot_of_lane};
 use super::operation::{Cost, Operation, Trial};
 use super::{quantize, reference};
 use crate::dsl::{BuildError, Kernel, prelude::*};
@@ -63,18 +64,37 @@ pub fn gate_up(
     quants: Out<u8>,
     meta: Out<u32>,
 ) {
-    let x = Act { quants: x_quants, meta: x_meta };
+    let rows = gated_rows(s, s.split(), [gate, up], Act { quants: x_quants, meta: x_meta });
+    if warp_id() == 0 {
+        quantize::store_lane(rows.at(lane_id()).load(), cta_id(), quants, meta);
+    }
+}
+
+/// y = f(Wg x) · (Wu x)
+/// shapes   Wg, Wu (hidden_dim, dim) packed · x (dim) f32 · y (hidden_dim) f32
+/// layout   as gate_up
+/// launch   as gate_up, with twice the registers for a thread
+/// source   as gate_up
+#[kernel(grid = s.gate.rows / 32, block = 32 * WARPS, min_ctas = s.split().min_ctas() / 2)]
+pub fn gate_up_exact(s: &GateUp, gate: In<u32>, up: In<u32>, x: In<f32>, y: Out<f32>) {
+    let rows = gated_rows(s, exact::walk(s.split(), &[s.gate, s.up]), [gate, up], Floats(x));
+    if warp_id() == 0 {
+        y.at(cta_id() * 32 + lane_id()).store(rows.at(lane_id()).load());
+    }
+}
+
+/// The 32 products of a CTA, for all its threads to see.
+#[device]
+fn gated_rows<X: Vector>(s: &GateUp, walk: Split, w: [In<u32>; 2], x: X) -> Shared<f32> {
     let at = Seat { tile: cta_id() * WARPS + warp_id(), part: dev(0u32) };
-    let [g, u] = dot_of_lane([&s.gate, &s.up], s.split(), [gate, up], x, at);
+    let [g, u] = dot_of_lane([&s.gate, &s.up], walk, w, x, at);
     let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));
     let rows = shared::<f32>(32u32);
     if lane_id() % SUB_BLOCKS == 0 {
         rows.at(warp_id() * TILE_ROWS + lane_id() / SUB_BLOCKS).store(gated(s.activation, g, u));
     }
     sync_threads();
-    if warp_id() == 0 {
-        quantize::store_lane(rows.at(lane_id()).load(), cta_id(), quants, meta);
-    }
+    rows
 }
 
 impl Operation for GateUp {
@@ -118,5 +138,41 @@ impl Operation for GateUp {
             .input(x.meta_bytes())
             .output(u64::from(self.gate.rows), quants)
             .output(u64::from(self.gate.rows) / 4, meta)
+    }
+}
+
+impl Operation for Exact<GateUp> {
+    fn name(&self) -> &'static str {
+        match self.0.activation {
+            Activation::Silu => "gate_up_exact_swiglu",
+            Activation::GeluTanh => "gate_up_exact_geglu_tanh",
+            Activation::GeluErf => "gate_up_exact_geglu_erf",
+            Activation::GeluQuick => "gate_up_exact_geglu_quick",
+        }
+    }
+
+    fn constants(&self) -> String {
+        self.0.constants()
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        gate_up_exact(&self.0)
+    }
+
+    fn cost(&self) -> Cost {
+        exact::cost_of(self.0.cost(), 1, self.0.gate.cols, self.0.gate.rows)
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let (mut rng, s) = (Rng::new(seed), &self.0);
+        let x = reference::random_activations(&mut rng, s.gate.cols);
+        let (gate, up) = (s.gate.random(&mut rng), s.up.random(&mut rng));
+        let rows = exact::gemv(&s.gate, &gate, &x).into_iter().zip(exact::gemv(&s.up, &up, &x));
+        let values = rows.map(|(g, u)| gated_reference(s.activation, g, u)).collect();
+        Trial::new(seed)
+            .input(s.gate.pack(&gate))
+            .input(s.up.pack(&up))
+            .input(reference::bytes_f32(&x))
+            .output(u64::from(s.gate.rows) * 4, exact::near_first(values))
     }
 }

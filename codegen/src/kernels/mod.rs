@@ -9,6 +9,7 @@ pub mod argmax;
 pub mod attention;
 pub mod bias;
 pub mod embed;
+mod exact;
 pub mod ffn;
 pub mod gemm;
 pub mod gemv;
@@ -25,6 +26,7 @@ pub mod rope;
 mod rows;
 pub mod sample;
 
+pub use exact::Exact;
 pub use judge::{Mismatch, judge};
 pub use operation::{Cost, Expect, Link, Operation, Q8Block, Trial, TrialArg};
 pub use rows::Rows;

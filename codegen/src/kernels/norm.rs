@@ -1,5 +1,6 @@
 //! RMSNorm with the quantization of its result: one vector in, int8 blocks out, shared by all matrices that follow.
 
+use super::exact::{self, Acts, Exact};
 use super::gemv::act_bytes;
 use super::operation::{Cost, Operation, Trial};
 use super::rows::{Control, for_row};
@@ -49,27 +50,65 @@ pub fn norm_quantize(
 ) {
     for_row(s.rows, block_idx_x(), control, |here| {
         let x = here.of(x, s.dim);
-        let quad = thread_idx_x();
-        let mut values = Vec::new();
-        let mut squares = 0.0;
-        for turn in unroll(0..s.turns()) {
-            let v = x.at((quad + turn * s.threads()) * 4).load_x4();
-            for e in each(v) {
-                squares = fma(e, e, squares);
-            }
-            values.push(v);
-        }
-        let total = block_sum(squares, shared::<f32>(s.threads() / 32), s.threads() / 32);
-        let scale = rcp(sqrt(total / (s.dim as f32) + s.eps));
+        let (values, scale) = scale_of(s, x);
         let (quants, meta) = (here.of(quants, s.dim / 4), here.of(meta, s.dim / 16));
         for turn in unroll(0..s.turns() as usize) {
-            let place = quad + turn as u32 * s.threads();
-            let w = weight.at(place * 4).load_x4();
-            let v = values[turn];
-            let normed = [v[0] * scale * w[0], v[1] * scale * w[1], v[2] * scale * w[2], v[3] * scale * w[3]];
+            let (normed, place) = normed_quad(s, &values, scale, (turn, weight));
             quantize::store_quad(normed, place, quants, meta);
         }
     });
+}
+
+/// y = x / √(Σ x² / dim + eps) · weight
+/// shapes   control as in the plan · x (row, dim), weight (dim), y (row, dim) f32
+/// layout   as norm_quantize
+/// launch   as norm_quantize
+/// source   as norm_quantize
+#[kernel(grid = s.rows, block = s.threads())]
+pub fn norm_exact(s: &Norm, control: In<u32>, x: In<f32>, weight: In<f32>, y: Out<f32>) {
+    for_row(s.rows, block_idx_x(), control, |here| {
+        let x = here.of(x, s.dim);
+        let (values, scale) = scale_of(s, x);
+        let y = here.of(y, s.dim);
+        for turn in unroll(0..s.turns() as usize) {
+            let (normed, place) = normed_quad(s, &values, scale, (turn, weight));
+            y.at(place * 4).store_x4(normed);
+        }
+    });
+}
+
+/// The quads of a thread, and what the row is multiplied by.
+#[device]
+fn scale_of(s: &Norm, x: In<f32>) -> (Vec<[V<f32>; 4]>, V<f32>) {
+    let quad = thread_idx_x();
+    let mut values = Vec::new();
+    let mut squares = 0.0;
+    for turn in unroll(0..s.turns()) {
+        let v = x.at((quad + turn * s.threads()) * 4).load_x4();
+        for e in each(v) {
+            squares = fma(e, e, squares);
+        }
+        values.push(v);
+    }
+    let total = block_sum(squares, shared::<f32>(s.threads() / 32), s.threads() / 32);
+    let scale = rcp(sqrt(total / (s.dim as f32) + s.eps));
+    (values, scale)
+}
+
+/// The thread's quad of a turn, normed, and its index in the row.
+#[device]
+fn normed_quad(
+    s: &Norm,
+    values: &[[V<f32>; 4]],
+    scale: V<f32>,
+    (turn, weight): (usize, In<f32>),
+) -> ([V<f32>; 4], V<u32>) {
+    let quad = thread_idx_x();
+    let place = quad + turn as u32 * s.threads();
+    let w = weight.at(place * 4).load_x4();
+    let v = values[turn];
+    let normed = [v[0] * scale * w[0], v[1] * scale * w[1], v[2] * scale * w[2], v[3] * scale * w[3]];
+    (normed, place)
 }
 
 impl Operation for Norm {
@@ -105,6 +144,36 @@ impl Operation for Norm {
             .input(reference::bytes_f32(&weight))
             .output(elements, quants)
             .output(elements / 4, meta)
+    }
+}
+
+impl Operation for Exact<Norm> {
+    fn name(&self) -> &'static str {
+        "norm_exact"
+    }
+
+    fn constants(&self) -> String {
+        self.0.constants()
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        norm_exact(&self.0)
+    }
+
+    fn cost(&self) -> Cost {
+        exact::cost_of(self.0.cost(), self.0.rows, 0, self.0.dim)
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let (mut rng, s) = (Rng::new(seed), &self.0);
+        let x = Acts::random(&mut rng, s.dim, s.rows);
+        let weight: Vec<f32> = (0..s.dim).map(|_| 1.0 + 0.1 * rng.normal()).collect();
+        let normed = x.active().flat_map(|row| s.expected(row, &weight)).collect();
+        Trial::new(seed)
+            .input(x.control_bytes())
+            .input(x.bytes())
+            .input(reference::bytes_f32(&weight))
+            .output(u64::from(s.rows * s.dim) * 4, exact::near_first(normed))
     }
 }
 

@@ -5,6 +5,7 @@
 //!   → norm_quantize → gate_up_swiglu → gemv (residual)        a layer: nine launches
 //! ```
 
+mod activations;
 mod variant;
 
 use super::{Planner, arena};
@@ -14,7 +15,7 @@ use crate::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit,
 use crate::kernels::embed::Embed;
 use crate::kernels::ffn::GateUp;
 use crate::kernels::gemm::{Gemm, GemmGateUp, GemmQkv};
-use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split, act_bytes};
+use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use crate::kernels::norm::Norm;
 use crate::kernels::rope::RopeAppend;
 use crate::kernels::sample::{Sample, SampleBins, SampleCut, SampleFinal, SamplePart, SampleWeigh};
@@ -22,9 +23,10 @@ use crate::kernels::{Operation, Rows};
 use crate::layout::Matrix;
 use ::plan::sampling::SAMPLING_WORDS;
 use ::plan::{
-    Activation, Arg, BufferDesc, Dims, Ffn, HISTORY, Launch, Phase, Place, Role, Slot, Step, StepKind,
-    control_bytes,
+    ActType, Activation, Arg, BufferDesc, Dims, Ffn, HISTORY, Launch, Phase, Place, Role, Slot, Step,
+    StepKind, control_bytes,
 };
+use activations::Vector;
 
 /// Lays out the step of `rows` rows.
 pub(super) fn plan(planner: &mut Planner<'_>, kind: StepKind, rows: u32) -> Result<Step, CodegenError> {
@@ -94,8 +96,6 @@ impl StepPlanner<'_, '_> {
 
     fn add_buffers(&mut self) {
         let (d, rows) = (self.dims(), u64::from(self.rows));
-        let widest = d.dim.max(d.q_dim());
-        let (quants, meta) = (|n: u32| rows * u64::from(n), |n: u32| rows * (act_bytes(n) - u64::from(n)));
         let mut own = vec![
             (Slot::Control, control_bytes(self.rows), 0),
             (Slot::Kv, rows * u64::from(d.n_layers) * 16, 0),
@@ -104,14 +104,10 @@ impl StepPlanner<'_, '_> {
         if d.variant.sliding.is_some() {
             own.push((Slot::RopeTableLocal, 0, u64::from(d.head_dim) * 4));
         }
-        let mut shared = vec![
-            (Slot::Hidden, rows * u64::from(d.dim) * 4),
-            (Slot::ActQuants, quants(widest)),
-            (Slot::ActMeta, meta(widest)),
-            (Slot::Qkv, rows * u64::from(d.q_dim() + 2 * d.kv_dim()) * 4),
-            (Slot::FfnQuants, quants(d.hidden_dim)),
-            (Slot::FfnMeta, meta(d.hidden_dim)),
-        ];
+        let mut shared = vec![(Slot::Hidden, rows * u64::from(d.dim) * 4)];
+        shared.extend(self.buffers_of(Vector::Stream));
+        shared.push((Slot::Qkv, rows * u64::from(d.q_dim() + 2 * d.kv_dim()) * 4));
+        shared.extend(self.buffers_of(Vector::Ffn));
         if self.kind == StepKind::Decode {
             own.extend([
                 (Slot::History, rows * u64::from(HISTORY) * 4, 0),
@@ -179,14 +175,9 @@ impl StepPlanner<'_, '_> {
 
     fn norm(&mut self, role: Role, at: At) -> Result<(), CodegenError> {
         let norm = self.norm_of_stream();
-        let uses = [
-            Use::Slot(Slot::Control),
-            Use::Slot(Slot::Hidden),
-            Use::Weight(role),
-            Use::Slot(Slot::ActQuants),
-            Use::Slot(Slot::ActMeta),
-        ];
-        self.launch(norm, at, &uses)
+        let mut uses = vec![Use::Slot(Slot::Control), Use::Slot(Slot::Hidden), Use::Weight(role)];
+        uses.extend(self.slots_of(Vector::Stream).into_iter().map(Use::Slot));
+        self.launch_on_acts(norm, at, &uses)
     }
 
     fn add_body(&mut self) -> Result<(), CodegenError> {
@@ -207,10 +198,10 @@ impl StepPlanner<'_, '_> {
         let roles = [Role::AttnQ, Role::AttnK, Role::AttnV];
         let matrices = roles.map(|role| self.matrix(role, layer));
         let split = self.split(&matrices);
-        let slots = [Slot::ActQuants, Slot::ActMeta, Slot::Qkv];
+        let slots = self.slots_of(Vector::Stream).into_iter().chain([Slot::Qkv]);
         let uses = roles.map(Use::Weight).into_iter().chain(slots.map(Use::Slot));
         match self.rows {
-            1 => self.launch(GemvQkv { matrices, split }, at, &uses.collect::<Vec<_>>())?,
+            1 => self.launch_on_acts(GemvQkv { matrices, split }, at, &uses.collect::<Vec<_>>())?,
             rows => self.launch_rows(GemmQkv::new(matrices, split, rows), at, uses)?,
         }
         self.add_qk_norm(at)?;
@@ -219,7 +210,7 @@ impl StepPlanner<'_, '_> {
             StepKind::Decode => self.add_attend(at)?,
             StepKind::Prefill => self.add_attend_prefill(at)?,
         }
-        self.residual(Role::AttnOutput, layer, [Slot::ActQuants, Slot::ActMeta])
+        self.residual(Role::AttnOutput, layer, Vector::Stream)
     }
 
     /// Rows of any sequences: stretches of each cache on their own, then their merge.
@@ -228,8 +219,9 @@ impl StepPlanner<'_, '_> {
         let [control, qkv, partial, stats] =
             [Slot::Control, Slot::Qkv, Slot::AttnPartial, Slot::AttnStats].map(Use::Slot);
         self.launch(AttendSplit(attend.clone()), at, &[control, qkv, Use::Kv, partial, stats])?;
-        let slots = [Slot::Control, Slot::AttnPartial, Slot::AttnStats, Slot::ActQuants, Slot::ActMeta];
-        self.launch(AttendMerge(attend), at, &slots.map(Use::Slot))
+        let slots = [Slot::Control, Slot::AttnPartial, Slot::AttnStats].into_iter();
+        let uses: Vec<Use> = slots.chain(self.slots_of(Vector::Stream)).map(Use::Slot).collect();
+        self.launch_on_acts(AttendMerge(attend), at, &uses)
     }
 
     /// Rows of one sequence at consecutive positions.
@@ -238,12 +230,13 @@ impl StepPlanner<'_, '_> {
         let n_sms = self.planner.device.n_sms;
         let per_lane = AttendPrefill::per_lane_for(n_heads, head_dim, self.rows, n_sms);
         let attend = AttendPrefill { n_heads, n_kv_heads, head_dim, per_lane, window, kv, rows };
-        let [control, qkv, quants, meta] =
-            [Slot::Control, Slot::Qkv, Slot::ActQuants, Slot::ActMeta].map(Use::Slot);
-        if attend.quantizes() {
-            return self.launch(attend, at, &[control, qkv, Use::Kv, quants, meta]);
-        }
         let d = self.dims();
+        let [control, qkv] = [Slot::Control, Slot::Qkv].map(Use::Slot);
+        if attend.quantizes() || d.activations == ActType::F32 {
+            let mut uses = vec![control, qkv, Use::Kv];
+            uses.extend(self.slots_of(Vector::Stream).into_iter().map(Use::Slot));
+            return self.launch_on_acts(attend, at, &uses);
+        }
         let quantize = QuantizeRows { dim: d.q_dim(), stride: d.q_dim() + 2 * d.kv_dim(), rows: self.rows };
         self.launch(attend, at, &[control, qkv, Use::Kv])?;
         self.launch(quantize, at, &[Slot::Control, Slot::Qkv, Slot::ActQuants, Slot::ActMeta].map(Use::Slot))
@@ -275,56 +268,45 @@ impl StepPlanner<'_, '_> {
             Ffn::Gated(activation) => self.add_gate_up(layer, activation)?,
             Ffn::Plain(activation) => self.add_up(layer, activation)?,
         }
-        self.residual(Role::FfnDown, layer, [Slot::FfnQuants, Slot::FfnMeta])
+        self.residual(Role::FfnDown, layer, Vector::Ffn)
     }
 
     fn add_gate_up(&mut self, layer: u32, activation: Activation) -> Result<(), CodegenError> {
         let at = (Some(layer), Phase::Body);
         let roles = [Role::FfnGate, Role::FfnUp];
         let [gate, up] = roles.map(|role| self.matrix(role, layer));
-        let slots = [Slot::ActQuants, Slot::ActMeta, Slot::FfnQuants, Slot::FfnMeta];
-        let uses = roles.map(Use::Weight).into_iter().chain(slots.map(Use::Slot));
+        let slots = [Vector::Stream, Vector::Ffn].map(|vector| self.slots_of(vector)).concat();
+        let uses = roles.map(Use::Weight).into_iter().chain(slots.into_iter().map(Use::Slot));
         match self.rows {
-            1 => self.launch(GateUp { gate, up, activation, unroll: 2 }, at, &uses.collect::<Vec<_>>()),
+            1 => {
+                self.launch_on_acts(GateUp { gate, up, activation, unroll: 2 }, at, &uses.collect::<Vec<_>>())
+            }
             rows => self.launch_rows(GemmGateUp::new(gate, up, activation, 2, rows), at, uses),
         }
     }
 
-    /// A matrix times the rows: `slots` are quants, meta and the result.
+    /// A matrix times a vector of each row.
     fn product(
         &mut self,
         (role, epilogue): (Role, Epilogue),
         at: At,
-        slots: [Slot; 3],
+        (vector, to): (Vector, Slot),
     ) -> Result<(), CodegenError> {
         let matrix = self.matrix(role, at.0.unwrap_or(0));
         let split = self.split(&[matrix]);
+        let slots = self.slots_of(vector).into_iter().chain([to]);
         let uses = std::iter::once(Use::Weight(role)).chain(slots.map(Use::Slot));
         match self.rows {
-            1 => self.launch(Gemv { matrix, epilogue, split }, at, &uses.collect::<Vec<_>>()),
+            1 => self.launch_on_acts(Gemv { matrix, epilogue, split }, at, &uses.collect::<Vec<_>>()),
             rows => self.launch_rows(Gemm::new(matrix, epilogue, split, rows), at, uses),
         }
-    }
-
-    /// A launch that reads how many rows are active first.
-    fn launch_rows<O>(
-        &mut self,
-        operation: O,
-        at: At,
-        uses: impl Iterator<Item = Use>,
-    ) -> Result<(), CodegenError>
-    where
-        O: Operation + Send + Sync + 'static,
-    {
-        let uses: Vec<Use> = std::iter::once(Use::Slot(Slot::Control)).chain(uses).collect();
-        self.launch(operation, at, &uses)
     }
 
     fn add_head(&mut self) -> Result<(), CodegenError> {
         let at = (None, Phase::Head);
         self.norm(Role::OutputNorm, at)?;
         let role = if self.dims().tied_head { Role::TokenEmbd } else { Role::Output };
-        self.product((role, Epilogue::Store), at, [Slot::ActQuants, Slot::ActMeta, Slot::Logits])?;
+        self.product((role, Epilogue::Store), at, (Vector::Stream, Slot::Logits))?;
         self.add_bias(Role::OutputBias, at, Slot::Logits)?;
         let slots = [Slot::Control, Slot::Logits, Slot::ArgmaxPartial];
         let at = (None, Phase::Greedy);

@@ -138,6 +138,7 @@ impl ModelSpec {
             tied_head: !header.has(Role::Output),
             variant: header.variant(arch)?,
             kv_type: plan::KvType::default(),
+            activations: plan::ActType::default(),
         };
         let mut spec = ModelSpec { name: name.into(), dims, types: TensorTypes::default() };
         spec.check_dims()?;

@@ -1,7 +1,7 @@
 //! The TOML form of a spec: `models/*.toml`.
 
 use super::{LayerTypes, ModelSpec, SpecError, TensorTypes};
-use ::plan::{Dims, Ffn, KvType, QType, Role, RopeKind, Sliding, Variant};
+use ::plan::{ActType, Dims, Ffn, KvType, QType, Role, RopeKind, Sliding, Variant};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -26,6 +26,9 @@ struct SpecToml {
     /// f16 when it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     kv_type: Option<String>,
+    /// int8 when it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activations: Option<String>,
     // What follows is left out where it is as in llama.
     #[serde(skip_serializing_if = "Option::is_none")]
     ffn: Option<String>,
@@ -123,6 +126,13 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         found: kv_name.into(),
         needed: "it must be f16, f32 or q8_0".into(),
     })?;
+    let act_name = form.activations.as_deref().unwrap_or(ActType::default().name());
+    let activations = ActType::from_name(act_name).ok_or_else(|| SpecError::Field {
+        name: form.name.clone(),
+        field: "activations".into(),
+        found: act_name.into(),
+        needed: "it must be int8 or f32".into(),
+    })?;
     let variant = variant_of(&form)?;
     let dims = Dims {
         architecture: form.architecture.into(),
@@ -143,6 +153,7 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         qkv_bias: form.qkv_bias,
         tied_head: form.tied_head,
         kv_type,
+        activations,
         variant,
     };
     Ok(ModelSpec { name: form.name, dims, types: TensorTypes(types) })
@@ -215,6 +226,7 @@ pub(super) fn print(spec: &ModelSpec) -> String {
         qkv_bias: d.qkv_bias,
         tied_head: d.tied_head,
         kv_type: (d.kv_type != KvType::default()).then(|| d.kv_type.name().into()),
+        activations: unless(d.activations, ActType::default()).map(|t| t.name().into()),
         ffn: unless(v.ffn, llama.ffn).map(|ffn| ffn.name().to_owned()),
         qk_norm: unless(v.qk_norm, llama.qk_norm),
         post_norms: unless(v.post_norms, llama.post_norms),

@@ -26,6 +26,7 @@ fn table() -> Table {
         qkv_bias: true,
         tied_head: false,
         kv_type: Default::default(),
+        activations: Default::default(),
         variant: Variant::LLAMA,
     };
     Table {

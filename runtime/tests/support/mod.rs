@@ -440,6 +440,7 @@ pub fn toy_dims() -> Dims {
         qkv_bias: false,
         tied_head: true,
         kv_type: Default::default(),
+        activations: Default::default(),
         variant: Variant::LLAMA,
     }
 }

@@ -3,9 +3,10 @@
 use super::scene::Scene;
 use super::{Attend, seen_of, stretch_of};
 use crate::dsl::{BuildError, Kernel, prelude::*};
+use crate::kernels::exact::{self, Exact};
 use crate::kernels::gemv::act_bytes;
 use crate::kernels::operation::{Cost, Operation, Trial};
-use crate::kernels::rows::for_row;
+use crate::kernels::rows::{Row, for_row};
 use crate::kernels::{quantize, reference};
 
 /// The second launch.
@@ -28,32 +29,59 @@ pub fn attend_merge(
 ) {
     let s = &s.0;
     for_row(s.rows.count, block_idx_y(), control, |here| {
-        let (head, e) = match s.merged_heads() {
-            1 => (block_idx_x(), thread_idx_x()),
-            n => (block_idx_x() * n + thread_idx_x() / s.head_dim, thread_idx_x() % s.head_dim),
-        };
-        let (kv_head, g) = (head / s.group(), head % s.group());
-        let seen = seen_of(s, here.control(control).at(1).load() + 1);
-        let (partial, stats) = (here.of(partial, s.partials()), here.of(stats, s.stats()));
-        let stretch = stretch_of(s, seen);
-        let n_active = (seen + (stretch - 1)) / stretch;
-        let row = kv_head * s.n_splits * s.group() + g;
-        let mut largest = stats.at(row * 2).load();
-        for i in 1..n_active {
-            largest = max(largest, stats.at((row + i * s.group()) * 2).load());
-        }
-        let mut sum = 0.0;
-        let mut o = 0.0;
-        for i in 0..n_active {
-            let at = row + i * s.group();
-            let pair = stats.at(at * 2).load_x2();
-            let weight = exp(pair[0] - largest);
-            sum = fma(pair[1], weight, sum);
-            o = fma(partial.at(at * s.head_dim + e).load(), weight, o);
-        }
+        let (o, sum) = merged_element(s, here, control, [partial, stats]);
         let block = block_idx_x() * (s.head_dim * s.merged_heads() / 32) + warp_id();
         quantize::store_lane(o / sum, block, here.of(quants, s.q_dim()), here.of(meta, s.q_dim() / 16));
     });
+}
+
+/// x = Σ_i o_i e^(m_i − m) / Σ_i l_i e^(m_i − m)
+/// shapes   as attend_merge · x (row, q_dim) f32
+/// layout   as attend_merge
+/// launch   as attend_merge
+/// source   as attend_merge
+#[kernel(grid = (s.0.n_heads / s.0.merged_heads(), s.0.rows.count), block = s.0.head_dim * s.0.merged_heads())]
+pub fn attend_merge_exact(s: &AttendMerge, control: In<u32>, partial: In<f32>, stats: In<f32>, x: Out<f32>) {
+    let s = &s.0;
+    for_row(s.rows.count, block_idx_y(), control, |here| {
+        let (o, sum) = merged_element(s, here, control, [partial, stats]);
+        let e = block_idx_x() * (s.head_dim * s.merged_heads()) + thread_idx_x();
+        here.of(x, s.q_dim()).at(e).store(o / sum);
+    });
+}
+
+/// The sums that the thread's element of its head is the quotient of.
+#[device]
+fn merged_element(
+    s: &Attend,
+    here: Row,
+    control: In<u32>,
+    [partial, stats]: [In<f32>; 2],
+) -> (V<f32>, V<f32>) {
+    let (head, e) = match s.merged_heads() {
+        1 => (block_idx_x(), thread_idx_x()),
+        n => (block_idx_x() * n + thread_idx_x() / s.head_dim, thread_idx_x() % s.head_dim),
+    };
+    let (kv_head, g) = (head / s.group(), head % s.group());
+    let seen = seen_of(s, here.control(control).at(1).load() + 1);
+    let (partial, stats) = (here.of(partial, s.partials()), here.of(stats, s.stats()));
+    let stretch = stretch_of(s, seen);
+    let n_active = (seen + (stretch - 1)) / stretch;
+    let row = kv_head * s.n_splits * s.group() + g;
+    let mut largest = stats.at(row * 2).load();
+    for i in 1..n_active {
+        largest = max(largest, stats.at((row + i * s.group()) * 2).load());
+    }
+    let mut sum = 0.0;
+    let mut o = 0.0;
+    for i in 0..n_active {
+        let at = row + i * s.group();
+        let pair = stats.at(at * 2).load_x2();
+        let weight = exp(pair[0] - largest);
+        sum = fma(pair[1], weight, sum);
+        o = fma(partial.at(at * s.head_dim + e).load(), weight, o);
+    }
+    (o, sum)
 }
 
 impl Operation for AttendMerge {
@@ -75,6 +103,41 @@ impl Operation for AttendMerge {
     }
 
     fn trial(&self, seed: u64) -> Trial {
+        let (trial, values) = self.inputs(seed);
+        let (quants, meta) = quantize::expect(&values);
+        let elements = u64::from(self.0.q_dim() * self.0.rows.count);
+        trial.output(elements, quants).output(elements / 4, meta)
+    }
+}
+
+impl Operation for Exact<AttendMerge> {
+    fn name(&self) -> &'static str {
+        "attend_merge_exact"
+    }
+
+    fn constants(&self) -> String {
+        self.0.constants()
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        attend_merge_exact(&self.0)
+    }
+
+    fn cost(&self) -> Cost {
+        let s = &self.0.0;
+        exact::cost_of(self.0.cost(), s.rows.count, 0, s.q_dim())
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        let s = &self.0.0;
+        let (trial, values) = self.0.inputs(seed);
+        trial.output(u64::from(s.q_dim() * s.rows.count) * 4, exact::near_first(values))
+    }
+}
+
+impl AttendMerge {
+    /// A trial with its inputs, and the values that come out with their bounds.
+    fn inputs(&self, seed: u64) -> (Trial, Vec<(f64, f64)>) {
         let s = &self.0;
         let (control, scenes) = Scene::random_rows(s, seed);
         let mut partial = vec![f32::NAN; s.partial_bytes() as usize / 4];
@@ -87,18 +150,13 @@ impl Operation for AttendMerge {
                 values.extend(self.merged(scene, head, partial, stats));
             }
         }
-        let (quants, meta) = quantize::expect(&values);
-        let elements = u64::from(s.q_dim() * s.rows.count);
-        Trial::new(seed)
+        let trial = Trial::new(seed)
             .input(control.bytes())
             .input(reference::bytes_f32(&partial))
-            .input(reference::bytes_f32(&stats))
-            .output(elements, quants)
-            .output(elements / 4, meta)
+            .input(reference::bytes_f32(&stats));
+        (trial, values)
     }
-}
 
-impl AttendMerge {
     /// Fills in the stretches of one head of one row, and gives its outputs in f64 with bounds.
     fn merged(&self, scene: &Scene, head: u32, partial: &mut [f32], stats: &mut [f32]) -> Vec<(f64, f64)> {
         let s = &self.0;

@@ -3,12 +3,12 @@
 
 use super::{Batch, Gemm, GemmGateUp, GemmQkv, Target};
 use crate::dsl::{BuildError, Kernel, prelude::*};
-use crate::kernels::gemv::{Act, Epilogue, Seat, Split, dot_of_columns};
+use crate::kernels::gemv::{Act, Epilogue, Seat, Split, Vector, dot_of_columns};
 use crate::kernels::{ffn, quantize};
 use crate::layout::{Matrix, SUB_BLOCK, SUB_BLOCKS, TILE_ROWS};
 
 /// Warps of a CTA of gate and up: 8 tiles of 4 outputs make the 32 activations of one block.
-const GATE_UP_WARPS: u32 = 8;
+pub(super) const GATE_UP_WARPS: u32 = 8;
 
 /// Vectors that a lane multiplies its weights by: with more, sums and pointers leave too few registers for loads in flight.
 pub(super) const fn columns(rows: u32) -> u32 {
@@ -27,26 +27,26 @@ fn walk(s: Split, columns: u32, matrices: &[Matrix]) -> Split {
 
 /// CTAs that a multiprocessor must be able to hold when a lane keeps `sums`: so many threads that each has 64 registers,
 /// or 128 from 4 sums on.
-const fn min_ctas(s: Split, sums: u32) -> u32 {
+pub(super) const fn min_ctas(s: Split, sums: u32) -> u32 {
     let threads = if sums < 4 { 1024 } else { 512 };
     if s.threads() > threads { 1 } else { threads / s.threads() }
 }
 
 /// The rows of activations that one CTA multiplies.
-struct Columns {
-    acts: Vec<Act>,
-    first: V<u32>,
-    n_active: V<u32>,
+pub(super) struct Columns<X> {
+    pub(super) acts: Vec<X>,
+    pub(super) first: V<u32>,
+    pub(super) n_active: V<u32>,
 }
 
 /// Rows `first …`; those that are not active repeat the last that is.
 #[device]
-fn columns_from(b: Batch, n: u32, cols: u32, x: Act) -> Columns {
+pub(super) fn columns_from<X: Vector>(b: Batch, n: u32, cols: u32, x: X) -> Columns<X> {
     let of = |c| {
         let row = min(b.first + c, b.n_active - 1);
-        Act { quants: x.quants.offset(row * (cols / 4)), meta: x.meta.offset(row * (cols / SUB_BLOCK * 2)) }
+        x.row(row, cols)
     };
-    let acts: Vec<Act> = (0..n).map(of).collect();
+    let acts: Vec<X> = (0..n).map(of).collect();
     Columns { acts, first: b.first, n_active: b.n_active }
 }
 
@@ -60,7 +60,13 @@ fn store(e: Epilogue, y: InOut<f32>, place: V<u32>, sum: V<f32>) {
 
 /// Computes the outputs of one CTA for its columns.
 #[device]
-fn outputs_of_cta(m: &Matrix, (s, e): (Split, Epilogue), w: In<u32>, x: &Columns, to: Target) {
+pub(super) fn outputs_of_cta<X: Vector>(
+    m: &Matrix,
+    (s, e): (Split, Epilogue),
+    w: In<u32>,
+    x: &Columns<X>,
+    to: Target,
+) {
     let Target { y, stride, first } = to;
     let tile = min(first + warp_id() / s.k_split, m.n_tiles() - 1);
     let [acc] = dot_of_columns([m], s, [w], &x.acts, Seat { tile, part: warp_id() % s.k_split });
@@ -121,7 +127,7 @@ fn gemm_columns(s: &Gemm, control: In<u32>, w: In<u32>, quants: In<u32>, meta: I
 }
 
 /// CTAs of one of the three matrices.
-fn ctas(s: &GemmQkv, i: usize) -> u32 {
+pub(super) fn ctas(s: &GemmQkv, i: usize) -> u32 {
     s.matrices[i].n_tiles().div_ceil(s.split.tiles_per_cta)
 }
 
@@ -150,27 +156,39 @@ fn gemm_qkv_columns(
     if batch.first >= batch.n_active {
         return;
     }
+    let x = columns_from(batch, n_columns, s.matrices[0].cols, Act { quants, meta });
+    qkv_of_cta(s, walk(s.split, n_columns, &s.matrices), [wq, wk, wv], &x, qkv);
+}
+
+/// Computes the outputs of one CTA of three matrices for its columns, in this walk.
+#[device]
+pub(super) fn qkv_of_cta<X: Vector>(
+    s: &GemmQkv,
+    walk: Split,
+    [wq, wk, wv]: [In<u32>; 3],
+    x: &Columns<X>,
+    qkv: InOut<f32>,
+) {
     let [q, k, v] = &s.matrices;
-    let x = columns_from(batch, n_columns, q.cols, Act { quants, meta });
-    let how = (walk(s.split, n_columns, &s.matrices), Epilogue::Store);
+    let how = (walk, Epilogue::Store);
     let (stride, tiles) = (s.outputs(), s.split.tiles_per_cta);
     let cta = cta_id();
     let (n_q, n_k) = (ctas(s, 0), ctas(s, 1));
     if cta < n_q {
-        outputs_of_cta(q, how, wq, &x, Target { y: qkv, stride, first: cta * tiles });
+        outputs_of_cta(q, how, wq, x, Target { y: qkv, stride, first: cta * tiles });
     } else {
         if cta < n_q + n_k {
             let to = Target { y: qkv.offset(q.rows), stride, first: (cta - n_q) * tiles };
-            outputs_of_cta(k, how, wk, &x, to);
+            outputs_of_cta(k, how, wk, x, to);
         } else {
             let first = (cta - (n_q + n_k)) * tiles;
-            outputs_of_cta(v, how, wv, &x, Target { y: qkv.offset(q.rows + k.rows), stride, first });
+            outputs_of_cta(v, how, wv, x, Target { y: qkv.offset(q.rows + k.rows), stride, first });
         }
     }
 }
 
 /// The layout of gate and up: K is not split.
-fn gate_up_split(s: &GemmGateUp) -> Split {
+pub(super) fn gate_up_split(s: &GemmGateUp) -> Split {
     Split { k_split: 1, tiles_per_cta: GATE_UP_WARPS, unroll: s.unroll }
 }
 
@@ -200,10 +218,26 @@ fn gemm_gate_up_columns(
         return;
     }
     let x = columns_from(batch, n_columns, s.gate.cols, Act { quants: x_quants, meta: x_meta });
+    let values = gated_columns(s, walk(gate_up_split(s), n_columns, &[s.gate, s.up]), [gate, up], &x);
+    // Warp c quantizes column c.
+    let row = x.first + warp_id();
+    if warp_id() < n_columns && row < x.n_active {
+        let block = row * (s.gate.rows / SUB_BLOCK) + cta_id();
+        quantize::store_lane(values.at(warp_id() * SUB_BLOCK + lane_id()).load(), block, quants, meta);
+    }
+}
+
+/// The 32 products of a CTA for each of its columns, for all its threads to see.
+#[device]
+pub(super) fn gated_columns<X: Vector>(
+    s: &GemmGateUp,
+    walk: Split,
+    w: [In<u32>; 2],
+    x: &Columns<X>,
+) -> Shared<f32> {
     let at = Seat { tile: cta_id() * GATE_UP_WARPS + warp_id(), part: dev(0u32) };
-    let how = walk(gate_up_split(s), n_columns, &[s.gate, s.up]);
-    let [g, u] = dot_of_columns([&s.gate, &s.up], how, [gate, up], &x.acts, at);
-    let values = shared::<f32>(SUB_BLOCK * n_columns);
+    let [g, u] = dot_of_columns([&s.gate, &s.up], walk, w, &x.acts, at);
+    let values = shared::<f32>(SUB_BLOCK * x.acts.len() as u32);
     let lane = lane_id();
     for (c, (g, u)) in each((0u32..).zip(g.into_iter().zip(u))) {
         let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));
@@ -213,12 +247,7 @@ fn gemm_gate_up_columns(
         }
     }
     sync_threads();
-    // Warp c quantizes column c.
-    let row = x.first + warp_id();
-    if warp_id() < n_columns && row < x.n_active {
-        let block = row * (s.gate.rows / SUB_BLOCK) + cta_id();
-        quantize::store_lane(values.at(warp_id() * SUB_BLOCK + lane).load(), block, quants, meta);
-    }
+    values
 }
 
 pub(super) fn build(s: &Gemm) -> Result<Kernel, BuildError> {

@@ -14,6 +14,7 @@ use crate::layout::Matrix;
 use ::plan::Activation;
 
 mod columns;
+mod exact;
 mod multiply;
 mod stage;
 mod tiles;

@@ -3,7 +3,7 @@
 use super::{Split, block32, k_quants, plain};
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
-use crate::layout::{Matrix, Planes, SUB_BLOCKS, SUPER_BLOCK, TILE_ROWS};
+use crate::layout::{Matrix, Planes, SUB_BLOCK, SUB_BLOCKS, SUPER_BLOCK, TILE_ROWS};
 use ::plan::QType;
 
 /// The activations of one lane's sub-block.
@@ -165,6 +165,55 @@ fn load_scales(qtype: QType, from: In<u32>) -> [V<u32>; 4] {
     }
 }
 
+/// A vector that a walk multiplies by, in device memory; what a lane does of its products.
+pub(in crate::kernels) trait Vector: Copy + Carry {
+    /// Row `row` of such vectors of `cols` elements, one behind the other.
+    fn row(self, row: V<u32>, cols: u32) -> Self;
+
+    /// From the sub-block `sub` of the super-block `part` on.
+    fn of_lane(self, part: V<u32>, sub: V<u32>) -> Self;
+
+    /// `cells` super-blocks further on.
+    fn advance(self, cells: u32) -> Self;
+
+    /// `acc` plus the lane's sub-block of the super-block that lies `cells` further on, in each matrix and for each
+    /// vector of `x`.
+    fn accumulate<const N: usize>(
+        m: [&Matrix; N],
+        w: [Weights; N],
+        cells: u32,
+        x: &[Self],
+        acc: [Vec<V<f32>>; N],
+    ) -> [Vec<V<f32>>; N];
+}
+
+impl Vector for Act {
+    fn row(self, row: V<u32>, cols: u32) -> Act {
+        Act {
+            quants: self.quants.offset(row * (cols / 4)),
+            meta: self.meta.offset(row * (cols / SUB_BLOCK * 2)),
+        }
+    }
+
+    fn of_lane(self, part: V<u32>, sub: V<u32>) -> Act {
+        Act { quants: self.quants.offset(part * 64 + sub * 8), meta: self.meta.offset(part * 16 + sub * 2) }
+    }
+
+    fn advance(self, cells: u32) -> Act {
+        Act { quants: self.quants.offset(cells * 64), meta: self.meta.offset(cells * 16) }
+    }
+
+    fn accumulate<const N: usize>(
+        m: [&Matrix; N],
+        w: [Weights; N],
+        cells: u32,
+        x: &[Act],
+        acc: [Vec<V<f32>>; N],
+    ) -> [Vec<V<f32>>; N] {
+        accumulate(m, w, cells, &load_acts(x, cells), acc)
+    }
+}
+
 /// `acc` plus the lane's sub-block of the super-block that lies `cells` further on, in each matrix and for each vector.
 #[device]
 fn accumulate<const N: usize>(
@@ -221,11 +270,6 @@ fn advance_weights(w: Weights, cells: u32) -> Weights {
     }
 }
 
-#[device]
-fn advance_act(x: Act, cells: u32) -> Act {
-    Act { quants: x.quants.offset(cells * 64), meta: x.meta.offset(cells * 16) }
-}
-
 impl Carry for Weights {
     fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
         self.quants.carry(f);
@@ -252,11 +296,11 @@ pub(in crate::kernels) struct Seat {
 /// One lane's sums over its share of K of one row in each of `N` matrices of one shape: every `k_split`-th super-block
 /// from `part`. The matrices share the loads of activations.
 #[device]
-pub(in crate::kernels) fn dot_of_lane<const N: usize>(
+pub(in crate::kernels) fn dot_of_lane<X: Vector, const N: usize>(
     m: [&Matrix; N],
     s: Split,
     w: [In<u32>; N],
-    x: Act,
+    x: X,
     at: Seat,
 ) -> [V<f32>; N] {
     dot_of_columns(m, s, w, &[x], at).map(|sums| sums[0])
@@ -270,11 +314,11 @@ fn load_acts(acts: &[Act], super_block: u32) -> Vec<ActLane> {
 
 /// As [`dot_of_lane`] for several vectors: the sums of each. The vectors share the loads of weights.
 #[device]
-pub(in crate::kernels) fn dot_of_columns<const N: usize>(
+pub(in crate::kernels) fn dot_of_columns<X: Vector, const N: usize>(
     m: [&Matrix; N],
     s: Split,
     w: [In<u32>; N],
-    x: &[Act],
+    x: &[X],
     at: Seat,
 ) -> [Vec<V<f32>>; N] {
     let sub = lane_id() % SUB_BLOCKS;
@@ -287,11 +331,7 @@ pub(in crate::kernels) fn dot_of_columns<const N: usize>(
             weights_of_lane(m[i], w[i], cell)
         }
     });
-    let own = |x: &Act| Act {
-        quants: x.quants.offset(at.part * 64 + sub * 8),
-        meta: x.meta.offset(at.part * 16 + sub * 2),
-    };
-    let mut acts: Vec<Act> = x.iter().map(own).collect();
+    let mut acts: Vec<X> = x.iter().map(|x| x.of_lane(at.part, sub)).collect();
     let mut acc: [Vec<V<f32>>; N] = std::array::from_fn(|_| vec![dev(0.0f32); x.len()]);
     let n_whole = m[0].cols / SUPER_BLOCK;
     let rounds = n_whole / s.k_split;
@@ -300,31 +340,25 @@ pub(in crate::kernels) fn dot_of_columns<const N: usize>(
     if turns > 0 {
         for _turn in 0..turns {
             for i in unroll(0..s.unroll) {
-                acc = accumulate(m, weights, i * s.k_split, &load_acts(&acts, i * s.k_split), acc);
+                acc = X::accumulate(m, weights, i * s.k_split, &acts, acc);
             }
             weights = weights.map(|w| advance_weights(w, s.unroll * s.k_split));
-            acts = acts.iter().map(|x| advance_act(*x, s.unroll * s.k_split)).collect();
+            acts = acts.iter().map(|x| x.advance(s.unroll * s.k_split)).collect();
         }
     }
     for i in unroll(0..rest) {
-        acc = accumulate(m, weights, i * s.k_split, &load_acts(&acts, i * s.k_split), acc);
+        acc = X::accumulate(m, weights, i * s.k_split, &acts, acc);
     }
     let (odd, tail) = (n_whole % s.k_split, m[0].tail_sub_blocks());
     if tail > 0 {
         // The last super-block is cut short: lanes whose sub-block it lacks sit out.
         if at.part < odd || (at.part == odd && sub < tail) {
-            acc = accumulate(m, weights, rest * s.k_split, &load_acts(&acts, rest * s.k_split), acc.clone());
+            acc = X::accumulate(m, weights, rest * s.k_split, &acts, acc.clone());
         }
     } else {
         if odd > 0 {
             if at.part < odd {
-                acc = accumulate(
-                    m,
-                    weights,
-                    rest * s.k_split,
-                    &load_acts(&acts, rest * s.k_split),
-                    acc.clone(),
-                );
+                acc = X::accumulate(m, weights, rest * s.k_split, &acts, acc.clone());
             }
         }
     }

@@ -13,13 +13,17 @@ use crate::spec::Device;
 
 mod block32;
 mod bytes;
+mod exact;
+mod floats;
 mod k_quants;
 mod lanes;
 mod plain;
 
 pub(super) use bytes::{quant_bytes, row_terms};
+pub(super) use floats::Floats;
 pub(super) use lanes::{
-    Act, ActLane, Seat, SubBlock, dot_of_columns, dot_of_lane, load_act, load_sub_block, weights_of_lane,
+    Act, ActLane, Seat, SubBlock, Vector, dot_of_columns, dot_of_lane, load_act, load_sub_block,
+    weights_of_lane,
 };
 
 /// What becomes of a finished row.
@@ -149,7 +153,7 @@ struct Rows {
 
 /// Computes the rows of one CTA.
 #[device]
-fn gemv_rows(m: &Matrix, (s, e): (Split, Epilogue), w: In<u32>, x: Act, to: Rows) {
+fn gemv_rows<X: Vector>(m: &Matrix, (s, e): (Split, Epilogue), w: In<u32>, x: X, to: Rows) {
     let Rows { y, first_tile } = to;
     let whole = m.n_tiles() % s.tiles_per_cta == 0;
     let tile = first_tile + warp_id() / s.k_split;
@@ -198,12 +202,17 @@ pub fn gemv_qkv(
     meta: In<u32>,
     qkv: InOut<f32>,
 ) {
-    let x = Act { quants, meta };
+    qkv_rows(s, s.split, [wq, wk, wv], Act { quants, meta }, qkv);
+}
+
+/// Computes the rows of one CTA of three matrices, in this walk.
+#[device]
+fn qkv_rows<X: Vector>(s: &GemvQkv, walk: Split, [wq, wk, wv]: [In<u32>; 3], x: X, qkv: InOut<f32>) {
     let cta = cta_id();
     let (n_q, n_k) = (s.ctas(0), s.ctas(1));
     let [q, k, v] = &s.matrices;
-    let how = (s.split, Epilogue::Store);
-    let tiles = s.split.tiles_per_cta;
+    let how = (walk, Epilogue::Store);
+    let tiles = walk.tiles_per_cta;
     if cta < n_q {
         gemv_rows(q, how, wq, x, Rows { y: qkv, first_tile: cta * tiles });
     } else {

@@ -39,7 +39,7 @@ pub(super) fn weights_of_block(qtype: QType, w: Weights, cells: u32) -> Vec<V<f3
 /// The four signed bytes of a word as floats, without conversions: a byte `b + 128` below the exponent of 2^23 reads as
 /// `2^23 + 128 + b`, from which the subtraction leaves `b` exactly.
 #[device]
-fn signed_bytes(word: V<u32>) -> [V<f32>; 4] {
+pub(super) fn signed_bytes(word: V<u32>) -> [V<f32>; 4] {
     let biased = word ^ 0x8080_8080;
     [0x7440u32, 0x7441, 0x7442, 0x7443]
         .map(|selector| V::<f32>::from_bits(prmt(biased, 0x4b00_0000u32, selector)) - 8_388_736.0)

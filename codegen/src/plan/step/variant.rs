@@ -1,7 +1,7 @@
 //! What a step has where a model differs from llama: norms of heads and behind matrices, biases, feed-forwards without a
 //! gate. A model without them gets none of these launches.
 
-use super::{At, Epilogue, StepPlanner, Use};
+use super::{At, Epilogue, StepPlanner, Use, Vector};
 use crate::CodegenError;
 use crate::kernels::activate::Activate;
 use crate::kernels::bias::AddBias;
@@ -43,15 +43,15 @@ impl StepPlanner<'_, '_> {
     /// Up, its bias and the activation of a feed-forward without a gate.
     pub(super) fn add_up(&mut self, layer: u32, activation: Activation) -> Result<(), CodegenError> {
         let (d, at) = (self.dims(), (Some(layer), Phase::Body));
-        self.product((Role::FfnUp, Epilogue::Store), at, [Slot::ActQuants, Slot::ActMeta, Slot::FfnUp])?;
+        self.product((Role::FfnUp, Epilogue::Store), at, (Vector::Stream, Slot::FfnUp))?;
         let bias = d.variant.ffn_bias;
         let activate = Activate { dim: d.hidden_dim, activation, bias, rows: self.rows };
         let mut uses = vec![Use::Slot(Slot::Control), Use::Slot(Slot::FfnUp)];
         if bias {
             uses.push(Use::Weight(Role::FfnUpBias));
         }
-        uses.extend([Slot::FfnQuants, Slot::FfnMeta].map(Use::Slot));
-        self.launch(activate, at, &uses)
+        uses.extend(self.slots_of(Vector::Ffn).into_iter().map(Use::Slot));
+        self.launch_on_acts(activate, at, &uses)
     }
 
     /// The bias of a product, where the model has it.
@@ -65,18 +65,17 @@ impl StepPlanner<'_, '_> {
 
     /// The last matrix of attention or feed-forward with what follows it: its bias and its norm where the model has
     /// them, and the addition to the stream.
-    pub(super) fn residual(&mut self, role: Role, layer: u32, act: [Slot; 2]) -> Result<(), CodegenError> {
+    pub(super) fn residual(&mut self, role: Role, layer: u32, vector: Vector) -> Result<(), CodegenError> {
         let at = (Some(layer), Phase::Body);
-        let [quants, meta] = act;
         let (bias, norm) = match role {
             Role::AttnOutput => (Role::AttnOutputBias, Role::AttnPostNorm),
             _ => (Role::FfnDownBias, Role::FfnPostNorm),
         };
         if !self.planner.spec.has(norm) {
-            self.product((role, Epilogue::Add), at, [quants, meta, Slot::Hidden])?;
+            self.product((role, Epilogue::Add), at, (vector, Slot::Hidden))?;
             return self.add_bias(bias, at, Slot::Hidden);
         }
-        self.product((role, Epilogue::Store), at, [quants, meta, Slot::Branch])?;
+        self.product((role, Epilogue::Store), at, (vector, Slot::Branch))?;
         self.add_bias(bias, at, Slot::Branch)?;
         let [control, branch, hidden] = [Slot::Control, Slot::Branch, Slot::Hidden].map(Use::Slot);
         let norm_add = PostNorm(self.norm_of_stream());

@@ -4,11 +4,12 @@
 //! of its queries (flash attention). Tiles begin at multiples of [`TILE`] positions and a tile that a row does not see
 //! changes nothing of it, so a row's bits depend on its own position only, not on where its chunk begins.
 
+mod exact;
 mod tile;
 mod trial;
 
 use super::{LEAST, WARPS};
-use crate::dsl::{BuildError, Kernel, Ptr, Readable, prelude::*};
+use crate::dsl::{BuildError, Kernel, Ptr, Readable, Writable, prelude::*};
 use crate::kernels::gemv::act_bytes;
 use crate::kernels::kv_rows::KvRows;
 use crate::kernels::operation::{Cost, Operation, Trial};
@@ -314,7 +315,7 @@ pub fn attend_prefill_in_place(s: &AttendPrefill, control: In<u32>, qkv: InOut<f
     }
     let c = Chunk::new(s, control, first, n_queries);
     let state = attend_chunk(s, c, qkv, caches_of(s, control, kv));
-    store_rows(s, c, state, qkv);
+    store_rows(s, c, state, (qkv, s.qkv_dim()));
 }
 
 /// The first query of the CTA and how many the launch has in a key head.
@@ -445,14 +446,14 @@ fn store_blocks(s: &AttendPrefill, c: Chunk, state: State, quants: Out<u32>, met
     }
 }
 
-/// Stores the outputs of active rows in place of their queries.
+/// Stores the outputs of active rows, which are so many elements apart.
 #[device]
-fn store_rows(s: &AttendPrefill, c: Chunk, state: State, qkv: InOut<f32>) {
+fn store_rows<K: Writable>(s: &AttendPrefill, c: Chunk, state: State, (to, stride): (Ptr<f32, K>, u32)) {
     let at = lane_place(s);
     for i in unroll(0..s.per_lane) {
         let (quads, [row, head]) = outputs(s, c, &state, i);
         let there = c.first + at.query + i * QUERY_LANES < c.n_queries;
-        let first = qkv.offset(row * s.qkv_dim()).offset(head * s.head_dim + at.key * 4);
+        let first = to.offset(row * stride).offset(head * s.head_dim + at.key * 4);
         for (n, quad) in each((0u32..).zip(quads)) {
             let last = if s.is_half(n) { KEY_LANES / 2 } else { KEY_LANES };
             if there && at.key < last {

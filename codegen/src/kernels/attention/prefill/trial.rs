@@ -2,6 +2,7 @@
 
 use super::{AttendPrefill, TILE};
 use crate::kernels::attention::scene::BELOW_RANGE;
+use crate::kernels::exact::near_first;
 use crate::kernels::operation::{Expect, Trial};
 use crate::kernels::reference::{self, U, gamma};
 use crate::kernels::{quantize, rows::Control};
@@ -70,8 +71,24 @@ impl Chunk {
     }
 }
 
-/// A chunk somewhere in one of two sequences; what must not be read is NaN.
+/// Where a trial's outputs go.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    Blocks,
+    InPlace,
+    Floats,
+}
+
 pub(super) fn trial(s: &AttendPrefill, seed: u64) -> Trial {
+    trial_of(s, if s.quantizes() { Form::Blocks } else { Form::InPlace }, seed)
+}
+
+pub(super) fn exact(s: &AttendPrefill, seed: u64) -> Trial {
+    trial_of(s, Form::Floats, seed)
+}
+
+/// A chunk somewhere in one of two sequences; what must not be read is NaN.
+fn trial_of(s: &AttendPrefill, form: Form, seed: u64) -> Trial {
     let chunk = Chunk::random(s, seed);
     let n_sequences = if s.rows.count > 1 { 2 } else { 1 };
     let sequence = (seed / 2 % n_sequences) as u32;
@@ -85,11 +102,14 @@ pub(super) fn trial(s: &AttendPrefill, seed: u64) -> Trial {
     let values: Vec<(f64, f64)> = heads.flat_map(|(row, head)| chunk.attend(s, row, head)).collect();
     let trial = Trial::new(seed).input(control.bytes());
     let n = n_sequences as usize;
-    let trial = if s.quantizes() {
+    let bytes = u64::from(s.rows.count * s.q_dim());
+    let trial = if form == Form::Blocks {
         let (quants, meta) = quantize::expect(&values);
-        let bytes = u64::from(s.rows.count * s.q_dim());
         let trial = trial.input(reference::bytes_f32(&qkv)).caches(s.rows, n, 2);
         trial.output(bytes, quants).output(bytes / 4, meta)
+    } else if form == Form::Floats {
+        let trial = trial.input(reference::bytes_f32(&qkv)).caches(s.rows, n, 1);
+        trial.output(bytes * 4, near_first(values))
     } else {
         let rows = values.chunks(s.q_dim() as usize).zip((0..).step_by(s.qkv_dim() as usize));
         let places =
