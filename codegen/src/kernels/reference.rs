@@ -29,7 +29,7 @@ pub(super) fn random_activations(rng: &mut Rng, n: u32) -> Vec<f32> {
     let mut value = |i: u32| match kind {
         0 => rng.normal() * if i % 97 == 13 { 100.0 } else { 1.0 },
         1 => rng.signed(),
-        2 => rng.normal() * if i / 32 % 3 == 0 || rng.below(4) > 0 { 0.0 } else { 1.0 },
+        2 => rng.normal() * if (i / 32).is_multiple_of(3) || rng.below(4) > 0 { 0.0 } else { 1.0 },
         _ => rng.signed() * 2f32.powi(rng.below(41) as i32 - 20),
     };
     (0..n).map(&mut value).collect()

@@ -1,7 +1,7 @@
 //! The second launch of attention: the stretches become one vector, quantized for the output matrix.
 
 use super::scene::Scene;
-use super::{Attend, seen_of, stretch_of};
+use super::{Attend, LEAST, seen_of, stretch_of};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::exact::{self, Exact};
 use crate::kernels::gemv::act_bytes;
@@ -12,6 +12,27 @@ use crate::kernels::{quantize, reference};
 /// The second launch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttendMerge(pub Attend);
+
+/// Stretches whose results are on their way at once; those beyond the last count nothing.
+const AT_ONCE: u32 = 8;
+
+/// The greatest maximum of a head's stretches.
+#[device]
+fn greatest(s: &Attend, stats: In<f32>, row: V<u32>, n_active: V<u32>) -> V<f32> {
+    let mut largest = dev(LEAST);
+    let turns = (n_active + (AT_ONCE - 1)) / AT_ONCE;
+    for turn in 0..turns {
+        let mut found = Vec::new();
+        for i in unroll(0..AT_ONCE) {
+            let at = row + min(turn * AT_ONCE + i, n_active - 1) * s.group();
+            found.push(stats.at(at * 2).load());
+        }
+        for i in unroll(0..AT_ONCE as usize) {
+            largest = max(largest, found[i]);
+        }
+    }
+    largest
+}
 
 /// x = Σ_i o_i e^(m_i − m) / Σ_i l_i e^(m_i − m), quantized
 /// shapes   control as in the plan · partial, stats as attend_split · quants (row, q_dim) i8 · meta (row, q_dim / 32)
@@ -68,18 +89,24 @@ fn merged_element(
     let stretch = stretch_of(s, seen);
     let n_active = (seen + (stretch - 1)) / stretch;
     let row = kv_head * s.n_splits * s.group() + g;
-    let mut largest = stats.at(row * 2).load();
-    for i in 1..n_active {
-        largest = max(largest, stats.at((row + i * s.group()) * 2).load());
-    }
+    let largest = greatest(s, stats, row, n_active);
+    let turns = (n_active + (AT_ONCE - 1)) / AT_ONCE;
     let mut sum = 0.0;
     let mut o = 0.0;
-    for i in 0..n_active {
-        let at = row + i * s.group();
-        let pair = stats.at(at * 2).load_x2();
-        let weight = exp(pair[0] - largest);
-        sum = fma(pair[1], weight, sum);
-        o = fma(partial.at(at * s.head_dim + e).load(), weight, o);
+    for turn in 0..turns {
+        let mut pairs = Vec::new();
+        let mut outputs = Vec::new();
+        for i in unroll(0..AT_ONCE) {
+            let at = row + min(turn * AT_ONCE + i, n_active - 1) * s.group();
+            pairs.push(stats.at(at * 2).load_x2());
+            outputs.push(partial.at(at * s.head_dim + e).load());
+        }
+        for i in unroll(0..AT_ONCE as usize) {
+            let there = turn * AT_ONCE + (i as u32) < n_active;
+            let weight = select(there, exp(pairs[i][0] - largest), 0.0);
+            sum = fma(pairs[i][1], weight, sum);
+            o = fma(outputs[i], weight, o);
+        }
     }
     (o, sum)
 }

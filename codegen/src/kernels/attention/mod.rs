@@ -25,7 +25,7 @@ use ::plan::KvType;
 /// Warps of a CTA.
 pub(super) const WARPS: u32 = 4;
 /// A stretch is a multiple of this many positions.
-pub(super) const STRETCH_UNIT: u32 = 64;
+pub(super) const STRETCH_UNIT: u32 = 16;
 /// Elements of a head that a lane holds.
 pub(super) const PER_LANE: u32 = PIECE;
 /// Less than any score, and finite: `exp(LEAST − m)` is 0 and `LEAST − LEAST` is no NaN.
@@ -51,9 +51,10 @@ pub struct Attend {
 }
 
 impl Attend {
-    /// Enough stretches that key heads times stretches is about the number of multiprocessors.
+    /// Enough stretches that key heads times stretches is about twice the number of multiprocessors: a CTA alone does
+    /// not keep one busy.
     pub fn splits_for(n_kv_heads: u32, n_sms: u32) -> u32 {
-        (n_sms / n_kv_heads).max(1).next_power_of_two().min(64)
+        1 << (2 * n_sms / n_kv_heads).clamp(1, 64).ilog2()
     }
 
     /// Query heads that share a key head.

@@ -76,6 +76,9 @@ struct Head {
     end: V<u32>,
 }
 
+/// Positions that a team has on their way at once.
+const AT_ONCE: u32 = 2;
+
 /// The state of a team after its positions.
 #[device]
 fn attend_stretch(s: &Attend, q: Vec<Vec<V<f32>>>, caches: [In<u8>; 2], h: Head) -> TeamState {
@@ -85,28 +88,35 @@ fn attend_stretch(s: &Attend, q: Vec<Vec<V<f32>>>, caches: [In<u8>; 2], h: Head)
     let mut m = vec![dev(LEAST); s.group() as usize];
     let mut l = vec![dev(0.0f32); s.group() as usize];
     let mut acc = vec![vec![dev(0.0f32); PER_LANE as usize]; s.group() as usize];
-    let turns = (end - start + (s.step() - 1)) / s.step();
+    let stride = AT_ONCE * s.step();
+    let turns = (end - start + (stride - 1)) / stride;
     for turn in 0..turns {
-        let position = start + turn * s.step() + team;
-        let there = position < end;
-        let place = rows.place(min(position, end - 1));
-        let k = rows.widen(&rows.fetch(k_cache, place, element));
-        let v = rows.widen(&rows.fetch(v_cache, place, element));
-        for g in unroll(0..s.group() as usize) {
-            let mut dot = q[g][0] * k[0];
-            for e in unroll(1..PER_LANE as usize) {
-                dot = fma(q[g][e], k[e], dot);
-            }
-            if s.lanes() != s.holding_lanes() {
-                dot = select(holds(s), dot, 0.0);
-            }
-            let score = select(there, sum_lanes(dot, s.lanes()), f32::NEG_INFINITY);
-            let largest = max(m[g], score);
-            let (keep, p) = (exp(m[g] - largest), exp(score - largest));
-            m[g] = largest;
-            l[g] = fma(l[g], keep, p);
-            for e in unroll(0..PER_LANE as usize) {
-                acc[g][e] = fma(acc[g][e], keep, p * v[e]);
+        let first = start + turn * stride + team;
+        let mut fetched = Vec::new();
+        for i in unroll(0..AT_ONCE) {
+            let place = rows.place(min(first + i * s.step(), end - 1));
+            fetched.push([rows.fetch(k_cache, place, element), rows.fetch(v_cache, place, element)]);
+        }
+        for i in unroll(0..AT_ONCE as usize) {
+            let there = first + i as u32 * s.step() < end;
+            let [k, v] = &fetched[i];
+            let (k, v) = (rows.widen(k), rows.widen(v));
+            for g in unroll(0..s.group() as usize) {
+                let mut dot = q[g][0] * k[0];
+                for e in unroll(1..PER_LANE as usize) {
+                    dot = fma(q[g][e], k[e], dot);
+                }
+                if s.lanes() != s.holding_lanes() {
+                    dot = select(holds(s), dot, 0.0);
+                }
+                let score = select(there, sum_lanes(dot, s.lanes()), f32::NEG_INFINITY);
+                let largest = max(m[g], score);
+                let (keep, p) = (exp(m[g] - largest), exp(score - largest));
+                m[g] = largest;
+                l[g] = fma(l[g], keep, p);
+                for e in unroll(0..PER_LANE as usize) {
+                    acc[g][e] = fma(acc[g][e], keep, p * v[e]);
+                }
             }
         }
     }
