@@ -21,7 +21,7 @@ fn walk(s: Split, matrices: &[Matrix]) -> Split {
 
 /// CTAs that a multiprocessor must be able to hold: three types in one kernel want more than 128 registers for 4 columns.
 fn qkv_ctas(s: &GemmQkv) -> u32 {
-    if columns(s.rows) < 4 { min_ctas(s.split, 4) } else { (384 / s.split.threads()).max(1) }
+    if columns(s.rows) < 4 { min_ctas(s.split, 4) } else { 1 }
 }
 
 /// y[i,n] = Σ_k W[n,k]·x[i,k], or y[i,n] += …, for the active rows i
