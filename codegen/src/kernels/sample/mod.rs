@@ -86,8 +86,11 @@ impl Sample {
 
     /// A launch that reads `words` 4-byte words for each logit.
     fn cost(&self, words: u64) -> Cost {
-        let logits = u64::from(self.rows) * u64::from(self.vocab_size);
-        Cost { bytes: logits * 4 * words, macs: logits }
+        let rows = u64::from(self.rows);
+        let logits = rows * u64::from(self.vocab_size);
+        // And the parameters with the greatest logit of each part.
+        let a_row = 48 + 8 * u64::from(self.parts);
+        Cost { bytes: logits * 4 * words + rows * a_row, macs: logits }
     }
 }
 
