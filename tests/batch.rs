@@ -6,15 +6,26 @@ use std::sync::Arc;
 
 use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
 use monomorph::runtime::synth::SynthSource;
-use monomorph::runtime::{Batch, BatchRow, CancelToken, Error, GenerateOptions, LoadOptions, Model, Session};
+use monomorph::runtime::{
+    Batch, BatchRow, CancelToken, DeviceOptions, Error, GenerateOptions, LoadOptions, Model, Session,
+    open_device,
+};
 use monomorph::{golden, specs};
+
+/// The emulator, or the device that MONOMORPH_TEST_DEVICE names: the same tests hold on both.
+fn queue() -> Arc<dyn Queue> {
+    match std::env::var("MONOMORPH_TEST_DEVICE") {
+        Ok(name) => open_device(name.parse().unwrap(), &DeviceOptions::default()).unwrap().queue,
+        Err(_) => {
+            Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 0, checks: emulator::Checks::Fast }))
+        }
+    }
+}
 
 fn model() -> Model {
     let plan = codegen::plan::build(&specs::find("tiny").unwrap(), golden::device(90).unwrap()).unwrap();
-    let queue: Arc<dyn Queue> =
-        Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 0, checks: emulator::Checks::Fast }));
     let options = LoadOptions { context: Some(96), ..LoadOptions::default() };
-    Model::load(&queue, &plan.table, &SynthSource::new(1), &options).unwrap()
+    Model::load(&queue(), &plan.table, &SynthSource::new(1), &options).unwrap()
 }
 
 fn bits_of_session(session: &Session) -> Vec<u32> {
@@ -207,4 +218,20 @@ fn drafted_decoding_gives_the_tokens_of_plain_decoding() {
 fn session_tokens(model: &Model, prompt: &[u32], options: GenerateOptions) -> Vec<u32> {
     let mut session = model.session().unwrap();
     session.speculate(prompt, 5, options).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_replayed_step_is_the_launches_one_by_one_and_every_repetition_of_it() {
+    let model = model();
+    let n = if model.queue().sm().is_some() { 1000 } else { 3 };
+    let mut session = model.session().unwrap();
+    session.take(&prompt(5)).unwrap();
+    let position = session.position();
+    session.profile_step(77).unwrap();
+    let eager = bits_of_session(&session);
+    for repetition in 0..n {
+        session.rewind(position).unwrap();
+        session.step_with_head(77).unwrap();
+        assert!(bits_of_session(&session) == eager, "repetition {repetition}");
+    }
 }
