@@ -1,6 +1,6 @@
 //! From a spec to the [`plan::Table`]: which kernels, on which weights and buffers, in which order.
 //!
-//! A plan has one step for each number of rows that the runtime may run at once: [`step`] lays out one of them.
+//! A plan has one step for each number of rows that the runtime may run at once: `step` lays out one of them.
 
 mod arena;
 mod registry;
