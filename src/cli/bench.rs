@@ -10,6 +10,7 @@ use monomorph::runtime::{Batch, BatchRow, CancelToken, Model, Session};
 use serde::Serialize;
 
 use super::device::DeviceArgs;
+use super::kernels::BANDWIDTH;
 use super::model::ModelArgs;
 use super::output::{Output, note};
 use super::table_text;
@@ -17,9 +18,6 @@ use super::table_text;
 /// Tokens of the prompt and generated ones, where the user does not say: a device, and the far slower emulator.
 const ON_DEVICE: (u32, u32) = (512, 128);
 const ON_EMULATOR: (u32, u32) = (16, 8);
-
-/// Bandwidth that plain reads reach on an H200, bytes a second.
-const BANDWIDTH: f64 = 4.5e12;
 
 /// Measures prefill and decode, alone and in batches.
 #[derive(Debug, Args)]

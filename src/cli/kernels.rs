@@ -15,7 +15,7 @@ use super::output::{Output, note};
 use super::table_text;
 
 /// Memory bandwidth that the floor is computed with, bytes a second: what an H200's HBM3e sustains (4.8e12 nominal).
-const BANDWIDTH: f64 = 4.5e12;
+pub const BANDWIDTH: f64 = 4.5e12;
 
 /// Lists the kernels of a spec with their resources and their least time.
 #[derive(Debug, Args)]
@@ -128,7 +128,8 @@ fn of_single(rows: &[Row]) -> f64 {
     used.map(|row| row.floor_us * row.launches as f64).sum()
 }
 
-fn floor_us(bytes: u64) -> f64 {
+/// The least time for `bytes`, microseconds.
+pub fn floor_us(bytes: u64) -> f64 {
     bytes as f64 / BANDWIDTH * 1e6
 }
 

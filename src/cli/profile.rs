@@ -14,12 +14,10 @@ use monomorph::runtime::Session;
 use serde::Serialize;
 
 use super::device::DeviceArgs;
+use super::kernels::{BANDWIDTH, floor_us};
 use super::model::ModelArgs;
 use super::output::Output;
 use super::table_text;
-
-/// Bandwidth of the floor: what plain reads reach on an H200, bytes a second.
-const BANDWIDTH: f64 = 4.5e12;
 
 /// Shows where the time of a token goes.
 #[derive(Debug, Args)]
@@ -196,7 +194,7 @@ fn rows(table: &Table, step: &Step, (times, depth): (&[Duration], u32), level: L
             gb_s: rate(bytes),
             gflop_s: rate(2 * macs),
             intensity: 2.0 * macs as f64 / bytes.max(1) as f64,
-            floor_us: bytes as f64 / BANDWIDTH * 1e6,
+            floor_us: floor_us(bytes),
         }
     };
     let mut rows: Vec<Row> = order.into_iter().map(row).collect();

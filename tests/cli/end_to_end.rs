@@ -133,3 +133,17 @@ fn the_built_in_file_is_what_its_spec_says() {
         assert_eq!(tensor.ggml_type().id(), weight.qtype.ggml_id(), "{}", tensor.name());
     }
 }
+
+#[test]
+fn the_first_story_is_the_one_that_the_readme_and_the_card_tell() {
+    let ran = run(&["generate", "--device", "emulator", "-n", "40"]);
+    let story = ran.stdout.trim_end();
+    assert!(ran.code == 0 && story.len() > 80, "{ran:?}");
+    for file in ["README.md", "models/tiny.md"] {
+        let text = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert!(
+            text.contains(story),
+            "{file} tells another story than this, which its samples must follow: {story}"
+        );
+    }
+}

@@ -38,6 +38,8 @@ pub struct Batch {
     rows: u32,
     /// The rows of the last step, in order.
     last: Vec<Row>,
+    /// Where each entry of the last step sits; used again, so that a step allocates nothing.
+    seats: Vec<u32>,
     /// Which engine ran the last step.
     used: usize,
 }
@@ -111,8 +113,8 @@ impl Batch {
             engines.push(Seated { engine: Engine::new(model, step)?, sessions });
         }
         engines.sort_by_key(|seated| seated.engine.rows());
-        let last = Vec::with_capacity(rows as usize);
-        Ok(Self { engines, model: model.clone(), rows, last, used: 0 })
+        let (last, seats) = (Vec::with_capacity(rows as usize), Vec::with_capacity(rows as usize));
+        Ok(Self { engines, model: model.clone(), rows, last, seats, used: 0 })
     }
 
     /// The most rows of a step.
@@ -154,9 +156,8 @@ impl Batch {
         let n = self.check(rows)?;
         self.used = self.engines.iter().position(|seated| seated.engine.rows() >= n).unwrap_or(0);
         let Some(seated) = self.engines.get_mut(self.used) else { return Err(self.too_many(n)) };
-        let mut seats = Vec::with_capacity(rows.len());
-        seated.seat(&self.model, rows, &mut seats)?;
-        for (row, seat) in rows.iter().zip(&seats) {
+        seated.seat(&self.model, rows, &mut self.seats)?;
+        for (row, seat) in rows.iter().zip(&self.seats) {
             let first = row.session.position;
             let places = row.tokens.iter().zip(first..);
             self.last.extend(places.map(|(token, position)| Row { token: *token, position, seat: *seat }));

@@ -50,7 +50,7 @@ impl Session {
         draft: u32,
         options: GenerateOptions,
     ) -> Result<Speculation<'_>, Error> {
-        if options.sampling.temperature != 0.0 || options.sampling.repetition_penalty != 1.0 {
+        if !options.sampling.is_greedy() {
             return Err(Error::NotGreedy);
         }
         let batch = self.model.batch(draft.saturating_add(1))?;
