@@ -1,5 +1,6 @@
-//! Specialises the models that the build's features name: codegen's PTX and tables go to `OUT_DIR`, and two lists
-//! beside them (`compiled.rs`, `shipped.rs`) bring them into the library. The source tree is only read.
+//! Specialises the models that the build's features name: codegen's PTX and tables go to `OUT_DIR`, and lists beside them
+//! (`compiled.rs`, `shipped.rs`, `kernel_sources.rs`) bring them, the specs and the source of the kernels into the
+//! library. The source tree is only read.
 
 use std::env;
 use std::fmt::Write as _;
@@ -20,6 +21,9 @@ const MODELS: [(&str, bool, &str); 6] = [
     ("model-gemma-3-270m", cfg!(feature = "model-gemma-3-270m"), "gemma-3-270m"),
 ];
 
+/// Where the kernels are.
+const KERNEL_SOURCES: &str = "codegen/src/kernels";
+
 /// Targets and whether tables for them are wanted; sm_90 always is.
 const TARGETS: [(u32, bool); 6] = [
     (80, cfg!(feature = "sm-80")),
@@ -35,6 +39,7 @@ fn main() -> Result<()> {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?);
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     write_shipped(&root.join("models"), &out)?;
+    write_kernel_sources(&root, &out)?;
 
     let mut modules = String::new();
     let mut tables = Vec::new();
@@ -90,6 +95,34 @@ fn write_shipped(models: &Path, out: &Path) -> Result<()> {
     let text =
         format!("/// Every spec of `models/`, by name.\npub const SHIPPED: &[ShippedSpec] = &[\n{list}];\n");
     write(&out.join("shipped.rs"), &text)
+}
+
+/// The source of every kernel, so that the program can show it.
+fn write_kernel_sources(root: &Path, out: &Path) -> Result<()> {
+    println!("cargo:rerun-if-changed={KERNEL_SOURCES}");
+    let mut folders = vec![root.join(KERNEL_SOURCES)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let mut list = String::new();
+    for file in files {
+        let name = path_text(file.strip_prefix(root).unwrap_or(&file))?.replace('\\', "/");
+        let path = path_text(&file)?;
+        writeln!(list, "    SourceFile {{ path: {name:?}, text: include_str!({path:?}) }},")?;
+    }
+    let text = format!(
+        "/// Every file of `{KERNEL_SOURCES}`, by path.\npub const SOURCES: &[SourceFile] = &[\n{list}];\n"
+    );
+    write(&out.join("kernel_sources.rs"), &text)
 }
 
 /// A name as a Rust identifier: `qwen2.5-1.5b-sm_90` becomes `qwen2_5_1_5b_sm_90`.

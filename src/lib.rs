@@ -9,14 +9,17 @@
 //!
 //! A program that embeds the engine needs [`runtime`] and a table only; what else is here serves the command line and
 //! the tests: [`specs`] (shipped model specs), [`golden`] (generated files compared with those on disk), [`ptxas`]
-//! (NVIDIA's assembler, where there is one), [`quantize`] (model files in smaller types), [`trial`] and [`matrix`]
+//! and [`nvdisasm`] (NVIDIA's assembler and disassembler, where there are any), [`kernel_source`] (kernels as they are
+//! written), [`quantize`] (model files in smaller types), [`trial`] and [`matrix`]
 //! (kernels against their references), [`parity`] and [`stepwise`] (a loaded model against the same on another device:
 //! logits, or each launch's buffers, read by [`values`]) and [`vocabulary`] (a vocabulary for models that have none).
 #![forbid(unsafe_code)]
 
 mod built_in;
 pub mod golden;
+pub mod kernel_source;
 pub mod matrix;
+pub mod nvdisasm;
 pub mod parity;
 pub mod ptxas;
 pub mod quantize;

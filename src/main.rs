@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough.
         Err(error) if cli::output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            cli::output::note(&format!("error: {}", cli::output::one_line(&error)));
+            cli::output::error(&error);
             ExitCode::FAILURE
         }
     }

@@ -68,12 +68,7 @@ impl Ptxas {
     /// The assembler that [`ENV`] names, or the first on `PATH`, or the one at [`TOOLS_PATH`].
     #[must_use]
     pub fn find() -> Option<Ptxas> {
-        if let Some(path) = env::var_os(ENV) {
-            return Some(Ptxas { path: path.into() });
-        }
-        let on_path = env::var_os("PATH").and_then(|paths| first_file(&paths));
-        let path = on_path.or_else(|| Some(PathBuf::from(TOOLS_PATH)).filter(|path| path.is_file()))?;
-        Some(Ptxas { path })
+        find_tool("ptxas", (ENV, TOOLS_PATH)).map(|path| Ptxas { path })
     }
 
     /// Its path.
@@ -87,6 +82,31 @@ impl Ptxas {
     /// # Errors
     /// When the text is not accepted, or the assembler cannot be run.
     pub fn assemble(&self, ptx: &str, sm: u32) -> Result<Resources, PtxasError> {
+        let words = self.run((ptx, sm), &[], |_| ())?.0;
+        parse(&words).ok_or_else(|| PtxasError::Silent { sm, words: one_line(&words) })
+    }
+
+    /// Assembles `ptx` for `sm` with the line of PTX beside each instruction and gives what `read` makes of the binary,
+    /// whose file goes afterwards.
+    ///
+    /// # Errors
+    /// As [`Ptxas::assemble`].
+    pub fn assemble_then<T>(
+        &self,
+        (ptx, sm): (&str, u32),
+        read: impl FnOnce(&Path) -> T,
+    ) -> Result<T, PtxasError> {
+        // Line numbers do not change the code.
+        Ok(self.run((ptx, sm), &["--generate-line-info"], read)?.1)
+    }
+
+    /// What the assembler says, and what `read` makes of the binary.
+    fn run<T>(
+        &self,
+        (ptx, sm): (&str, u32),
+        options: &[&str],
+        read: impl FnOnce(&Path) -> T,
+    ) -> Result<(String, T), PtxasError> {
         let stem = format!("monomorph-{}-{}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let source = Temporary(env::temp_dir().join(format!("{stem}.ptx")));
         let target = Temporary(env::temp_dir().join(format!("{stem}.cubin")));
@@ -96,14 +116,14 @@ impl Ptxas {
         };
         fs::write(&source.0, ptx).map_err(failed(&source.0))?;
         let mut command = Command::new(&self.path);
-        command.arg("-v").arg(format!("-arch=sm_{sm}")).arg("-o").arg(&target.0).arg(&source.0);
+        command.arg("-v").args(options).arg(format!("-arch=sm_{sm}")).arg("-o").arg(&target.0).arg(&source.0);
         let output = command.output().map_err(failed(&self.path))?;
         let words =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             return Err(PtxasError::Rejected { sm, words: first_error(&words) });
         }
-        parse(&words).ok_or_else(|| PtxasError::Silent { sm, words: one_line(&words) })
+        Ok((words, read(&target.0)))
     }
 }
 
@@ -117,8 +137,18 @@ impl Drop for Temporary {
     }
 }
 
-fn first_file(paths: &OsStr) -> Option<PathBuf> {
-    env::split_paths(paths).map(|folder| folder.join("ptxas")).find(|path| path.is_file())
+/// The program that the environment variable names, or the first of its name on `PATH`, or the one that the fetch script
+/// left at `fetched`.
+pub(crate) fn find_tool(name: &str, (variable, fetched): (&str, &str)) -> Option<PathBuf> {
+    if let Some(path) = env::var_os(variable) {
+        return Some(path.into());
+    }
+    let on_path = env::var_os("PATH").and_then(|paths| first_file(&paths, name));
+    on_path.or_else(|| Some(PathBuf::from(fetched)).filter(|path| path.is_file()))
+}
+
+fn first_file(paths: &OsStr, name: &str) -> Option<PathBuf> {
+    env::split_paths(paths).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 fn one_line(words: &str) -> String {

@@ -182,7 +182,7 @@ impl Report {
 }
 
 /// `132`, `8×4`: trailing extents of one are left out.
-fn extent(of: [u32; 3]) -> String {
+pub fn extent(of: [u32; 3]) -> String {
     let used = of.iter().rposition(|n| *n != 1).unwrap_or(0);
     of[..=used].iter().map(u32::to_string).collect::<Vec<_>>().join("×")
 }

@@ -4,7 +4,9 @@ mod bench;
 mod debug;
 mod device;
 mod diff;
+mod doctor;
 mod emit;
+mod explain;
 mod generate;
 mod inspect;
 mod kernels;
@@ -15,8 +17,10 @@ mod perplexity;
 mod profile;
 mod progress;
 mod quantize;
+mod style;
 mod table_text;
 mod tokenize;
+mod tool_version;
 mod verify;
 
 use anyhow::Result;
@@ -58,6 +62,10 @@ enum Verb {
     Debug(debug::Debug),
     /// Measures how well a model predicts a text.
     Perplexity(perplexity::Perplexity),
+    /// Shows one kernel: header, constants, cost, source, PTX, machine code.
+    Explain(explain::Explain),
+    /// Shows what this machine and this build have, and how to get what is missing.
+    Doctor(doctor::Doctor),
 }
 
 impl Cli {
@@ -77,6 +85,8 @@ impl Cli {
             Verb::Profile(verb) => verb.run(),
             Verb::Debug(verb) => verb.run(),
             Verb::Perplexity(verb) => verb.run(),
+            Verb::Explain(verb) => verb.run(),
+            Verb::Doctor(verb) => verb.run(),
         }
     }
 }

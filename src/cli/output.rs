@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::style::{Palette, Style};
+
 /// Standard output, for results only.
 pub struct Output {
     stdout: io::BufWriter<io::Stdout>,
@@ -45,6 +47,11 @@ impl Output {
 /// Tells the user something on stderr. A closed stderr is no reason to stop.
 pub fn note(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// Tells why the program ends, in one line.
+pub fn error(error: &anyhow::Error) {
+    note(&format!("{} {}", Palette::stderr().paint(Style::Bad, "error:"), one_line(error)));
 }
 
 /// Whether `error` only says that nobody reads our output any more.

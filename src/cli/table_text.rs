@@ -34,6 +34,15 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// A number with a comma between thousands: `1,234,567`.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let first = (digits.len() - 1) % 3 + 1;
+    let (head, tail) = digits.split_at(first);
+    let groups = tail.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group).into_owned());
+    std::iter::once(head.to_owned()).chain(groups).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +51,12 @@ mod tests {
     fn columns_line_up() {
         let rows = vec![vec!["a".to_owned(), "10".to_owned()], vec!["long".to_owned(), "2".to_owned()]];
         assert_eq!(columns(&["k", "n"], &rows), ["k      n", "a     10", "long   2"]);
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let texts = [0, 999, 1000, 65_536, 1_234_567].map(grouped);
+        assert_eq!(texts, ["0", "999", "1,000", "65,536", "1,234,567"]);
     }
 
     #[test]

@@ -6,8 +6,10 @@
 mod bad_input;
 mod contract;
 mod debug;
+mod doctor;
 mod emit;
 mod end_to_end;
+mod explain;
 mod fixture;
 mod quantize;
 
