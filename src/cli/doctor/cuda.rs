@@ -75,7 +75,7 @@ fn why(error: &QueueError) -> String {
 impl Driver {
     fn of(version: Option<String>, reason: Option<String>) -> Driver {
         let old = version.as_deref().is_some_and(|version| major(version).is_some_and(|n| n < OLDEST_DRIVER));
-        let gives = "the same tokens, bit for bit, hundreds of times faster; needs an NVIDIA GPU".to_owned();
+        let gives = "the same tokens on an NVIDIA GPU, hundreds of times faster".to_owned();
         let command = match cfg!(feature = "cuda") {
             true => format!("NVIDIA's driver {OLDEST_DRIVER} or later: https://www.nvidia.com/drivers"),
             false => "cargo build --release --features cuda".to_owned(),
