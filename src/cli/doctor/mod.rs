@@ -245,7 +245,7 @@ fn built_in_models() -> Result<Vec<BuiltInModel>> {
 fn ptxas() -> Tool {
     tool(
         ("ptxas", Ptxas::find().as_ref().map(Ptxas::path)),
-        "registers and spills of kernels, and a check of all PTX; no GPU needed",
+        "registers and spills of kernels, a check of PTX; no GPU needed",
     )
 }
 
