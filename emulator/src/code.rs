@@ -53,6 +53,16 @@ macro_rules! define_kinds {
             BarSync,
             /// a: W mask.
             BarWarp,
+            /// Between `mbarrier.init` and asynchronous copies.
+            FenceAsync,
+            /// a: W address, b: W count, x: offset.
+            MbarrierInit,
+            /// d: Q, a: W address, b: W bytes, x: offset.
+            MbarrierArrive, MbarrierExpect,
+            /// d: P, a: W address, b: W parity, x: offset.
+            MbarrierWait,
+            /// x: index into `copies`.
+            CopyBulk,
             Fence, Nop,
             /// x: target slot.
             Bra,
@@ -192,6 +202,19 @@ pub(crate) struct AtomOp {
     pub new: u16,
 }
 
+/// A bulk copy from global to shared memory; addresses are registers with offsets.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyOp {
+    /// `W`.
+    pub to: (u16, i32),
+    /// `Q`.
+    pub from: (u16, i32),
+    /// `W`.
+    pub bytes: u16,
+    /// `W`.
+    pub mbarrier: (u16, i32),
+}
+
 /// Modes of `shfl.sync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShflMode {
@@ -253,12 +276,16 @@ pub(crate) struct Code {
     pub w_consts: Vec<(u16, u32)>,
     pub q_consts: Vec<(u16, u64)>,
     pub p_consts: Vec<(u16, u32)>,
+    /// Bytes of the static shared variables.
     pub shared_bytes: u32,
-    /// `(start, end)` of each shared variable.
+    /// Start of the dynamic one, behind them.
+    pub dynamic_start: Option<u32>,
+    /// `(start, end)` of each static shared variable.
     pub shared_vars: Vec<(u32, u32)>,
     pub evals: Vec<EvalOp>,
     pub accesses: Vec<Access>,
     pub atoms: Vec<AtomOp>,
+    pub copies: Vec<CopyOp>,
     pub shuffles: Vec<ShflOp>,
     pub mmas: Vec<MmaOp>,
 }

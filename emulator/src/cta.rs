@@ -13,6 +13,10 @@ use crate::warp::{Context, Pause, Warp};
 /// Slots a warp runs before others get a turn.
 const SLICE: u64 = 1 << 14;
 
+/// Rounds in which all warps try for mbarriers in vain, and nothing else happens, before that is a deadlock: copies
+/// land when they are issued, so that one such round is repeated for ever unless a kernel counts its tries.
+const IDLE_ROUNDS: u32 = 1 << 12;
+
 /// What all CTAs of a launch have in common.
 pub(crate) struct LaunchInfo<'a> {
     pub code: &'a Code,
@@ -20,6 +24,8 @@ pub(crate) struct LaunchInfo<'a> {
     pub args: &'a [u64],
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Bytes of the dynamic shared variable.
+    pub dynamic_shared: u32,
     /// Steps that a CTA may take.
     pub step_limit: u64,
     /// Whether shared memory is checked for written bytes and races.
@@ -43,6 +49,8 @@ pub(crate) struct Cta {
     shared: Shared,
     position: [u32; 3],
     epoch: u32,
+    /// Rounds in which every warp waited and nothing happened.
+    idle_rounds: u32,
 }
 
 impl Cta {
@@ -51,13 +59,15 @@ impl Cta {
         let threads = info.block[0] * info.block[1] * info.block[2];
         let warps: Vec<Warp> =
             (0..threads.div_ceil(32)).map(|index| Warp::new(info.code, index, info.block)).collect();
-        let bytes = info.code.shared_bytes;
-        let shared = if info.checked {
-            Shared::checked(bytes, info.code.shared_vars.clone())
-        } else {
-            Shared::unchecked(bytes)
-        };
-        Cta { pauses: vec![Pause::Slice; warps.len()], warps, shared, position: [0; 3], epoch: 0 }
+        let mut variables = info.code.shared_vars.clone();
+        let mut bytes = info.code.shared_bytes;
+        if let Some(start) = info.code.dynamic_start {
+            bytes = start + info.dynamic_shared;
+            variables.push((start, bytes));
+        }
+        let shared = if info.checked { Shared::checked(bytes, variables) } else { Shared::unchecked(bytes) };
+        let pauses = vec![Pause::Slice; warps.len()];
+        Cta { pauses, warps, shared, position: [0; 3], epoch: 0, idle_rounds: 0 }
     }
 
     /// Becomes the CTA with a linear index, at its first instruction.
@@ -65,6 +75,7 @@ impl Cta {
         let (x, y) = (u64::from(grid[0]), u64::from(grid[1]));
         self.position = [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32];
         self.epoch = 0;
+        self.idle_rounds = 0;
         self.shared.reset();
         self.warps.iter_mut().for_each(Warp::reset);
         self.pauses.fill(Pause::Slice);
@@ -82,8 +93,9 @@ impl Cta {
     pub fn run(&mut self, info: &LaunchInfo<'_>) -> Result<Turn, Box<Trap>> {
         loop {
             let mut polled = false;
+            let changes = self.shared.mbarriers.changes();
             for i in 0..self.warps.len() {
-                if self.pauses[i] != Pause::Slice {
+                if !self.pauses[i].may_go_on() {
                     continue;
                 }
                 self.warps[i].polls = 0;
@@ -107,8 +119,10 @@ impl Cta {
             if self.pauses.iter().all(|p| *p == Pause::Exit) {
                 return Ok(Turn::Done);
             }
-            if !self.pauses.contains(&Pause::Slice) {
-                self.complete_barrier(info)?;
+            if self.pauses.contains(&Pause::Slice) || self.shared.mbarriers.changes() != changes {
+                self.idle_rounds = 0;
+            } else {
+                self.wait(info)?;
             }
             let steps = self.steps();
             if steps > info.step_limit {
@@ -124,6 +138,23 @@ impl Cta {
 
     fn fault_of(&self, warp: usize, kind: TrapKind) -> Fault {
         Fault { lane: self.warps[warp].mask.trailing_zeros(), kind }
+    }
+
+    /// No warp has anything to do but wait: for a barrier that is complete, or for what may never come.
+    fn wait(&mut self, info: &LaunchInfo<'_>) -> Result<(), Box<Trap>> {
+        let retries = self.pauses.iter().enumerate().find_map(|(i, pause)| match pause {
+            Pause::Retry(addr) => Some((i, *addr)),
+            _ => None,
+        });
+        let Some((warp, addr)) = retries else { return self.complete_barrier(info) };
+        self.idle_rounds += 1;
+        if self.idle_rounds < IDLE_ROUNDS {
+            return Ok(());
+        }
+        let mbarriers = &self.shared.mbarriers;
+        let phase = mbarriers.at(addr).map_or(0, |index| mbarriers.phase(index));
+        let kind = TrapKind::MbarrierDeadlock { warp: warp as u32, addr, phase };
+        Err(self.trap(info, warp, self.fault_of(warp, kind)))
     }
 
     /// Lets the warps go on, if all that live wait at the same barrier.
@@ -144,6 +175,9 @@ impl Cta {
             return Err(self.trap(info, first, self.fault_of(first, kind)));
         }
         self.epoch += 1;
+        if let Some(shadow) = &self.shared.shadow {
+            shadow.order().join();
+        }
         for pause in &mut self.pauses {
             if *pause != Pause::Exit {
                 *pause = Pause::Slice;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ptx::{Addr, AddrBase, Entry, Inst, Op, Operand, Reg, Stmt, Ty};
+use ptx::{Addr, AddrBase, Entry, Inst, Op, Operand, Reg, Stmt, Storage, Ty};
 
 use crate::code::{Code, EvalOp, File, Kind, NOWHERE, Place, Slot};
 use crate::decode_pure::{Plan, plan};
@@ -176,6 +176,11 @@ impl<'a> Decoder<'a> {
         let mut shared = Vec::new();
         for var in &entry.shared {
             let start = code.shared_bytes.next_multiple_of(var.align.max(1));
+            if var.storage == Storage::Dynamic {
+                code.dynamic_start = Some(start);
+                shared.push(start);
+                continue;
+            }
             code.shared_bytes = start.saturating_add(var.bytes);
             code.shared_vars.push((start, code.shared_bytes));
             shared.push(start);

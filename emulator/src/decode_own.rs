@@ -2,7 +2,9 @@
 
 use ptx::{AddrBase, Inst, Mod, Op, Operand, Special, Ty};
 
-use crate::code::{Access, AtomOp, Compare, File, Kind, MmaElem, MmaOp, Reduction, ShflMode, ShflOp, Slot};
+use crate::code::{
+    Access, AtomOp, Compare, CopyOp, File, Kind, MmaElem, MmaOp, Reduction, ShflMode, ShflOp, Slot,
+};
 use crate::decode::{Decoder, Why};
 
 const BAD_OPERAND: Why = "operand of a kind that the row does not have, though the module was verified";
@@ -30,6 +32,10 @@ impl Decoder<'_> {
             Op::VoteSync | Op::BallotSync => self.vote(inst),
             Op::ReduxSync => self.redux(inst),
             Op::MmaInt8 | Op::MmaHalf => self.mma(inst),
+            Op::MbarrierInit | Op::MbarrierArrive | Op::MbarrierExpect | Op::MbarrierTryWait => {
+                self.mbarrier(inst)
+            }
+            Op::CopyBulk => self.copy_bulk(inst),
             Op::Bra => self.branch(inst),
             _ => self.simple(inst),
         }
@@ -46,6 +52,7 @@ impl Decoder<'_> {
                 Slot { a: self.source_in(operand, Ty::B32, File::W)?, ..Slot::new(Kind::BarWarp) }
             }
             Op::Fence => Slot::new(Kind::Fence),
+            Op::FenceProxyAsync | Op::FenceMbarrierInit => Slot::new(Kind::FenceAsync),
             Op::Ret => Slot::new(Kind::Ret),
             Op::Trap => Slot::new(Kind::Trap),
             // Timing only: there is no cache to warm, no other grid in flight, and nothing to wait for.
@@ -248,6 +255,34 @@ impl Decoder<'_> {
         let x = self.code.atoms.len() as u32;
         self.code.atoms.push(AtomOp { base, offset, op, file, to, value, new });
         self.push(Slot { x, ..Slot::new(if shared { Kind::AtomShared } else { Kind::AtomGlobal }) });
+        Ok(())
+    }
+
+    fn mbarrier(&mut self, inst: &Inst) -> Result<(), Why> {
+        let (kind, memory) = match inst.form.op {
+            Op::MbarrierInit => (Kind::MbarrierInit, 0),
+            Op::MbarrierArrive => (Kind::MbarrierArrive, 1),
+            Op::MbarrierExpect => (Kind::MbarrierExpect, 1),
+            _ => (Kind::MbarrierWait, 1),
+        };
+        let (a, offset) = self.address(inst.operands.get(memory), File::W)?;
+        let b = match inst.operands.get(memory + 1) {
+            Some(operand) => self.source_in(Some(operand), Ty::B32, File::W)?,
+            None => 0,
+        };
+        let d = if memory == 1 { self.reg(inst.operands.first())?.index } else { 0 };
+        self.push(Slot { d, a, b, x: offset as u32, ..Slot::new(kind) });
+        Ok(())
+    }
+
+    fn copy_bulk(&mut self, inst: &Inst) -> Result<(), Why> {
+        let to = self.address(inst.operands.first(), File::W)?;
+        let from = self.address(inst.operands.get(1), File::Q)?;
+        let bytes = self.source_in(inst.operands.get(2), Ty::B32, File::W)?;
+        let mbarrier = self.address(inst.operands.get(3), File::W)?;
+        let x = self.code.copies.len() as u32;
+        self.code.copies.push(CopyOp { to, from, bytes, mbarrier });
+        self.push(Slot { x, ..Slot::new(Kind::CopyBulk) });
         Ok(())
     }
 

@@ -98,6 +98,8 @@ pub(crate) fn plan(form: Form) -> Plan {
         Op::Ld | Op::St | Op::Prefetch | Op::Atom | Op::AtomCas | Op::Red => Plan::Own,
         Op::ShflSync | Op::VoteSync | Op::BallotSync | Op::ReduxSync => Plan::Own,
         Op::BarSync | Op::BarWarpSync | Op::Fence | Op::GridDepControl | Op::Nanosleep => Plan::Own,
+        Op::MbarrierInit | Op::MbarrierArrive | Op::MbarrierExpect | Op::MbarrierTryWait => Plan::Own,
+        Op::CopyBulk | Op::FenceProxyAsync | Op::FenceMbarrierInit => Plan::Own,
         Op::MmaInt8 | Op::MmaHalf | Op::Bra | Op::Ret | Op::Trap => Plan::Own,
     }
 }

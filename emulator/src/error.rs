@@ -67,6 +67,16 @@ pub enum Error {
         /// Block of the launch.
         block: [u32; 3],
     },
+    /// More shared memory than a CTA can have.
+    #[error("entry `{entry}`: {bytes} bytes of shared memory, limit {limit}")]
+    SharedSize {
+        /// Kernel.
+        entry: String,
+        /// Static and dynamic bytes.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A verified statement that the decoder cannot represent: a gap of the emulator.
     #[error("entry `{entry}`, statement {statement}: `{text}`: {why}")]
     Unsupported {

@@ -104,27 +104,30 @@ pub(crate) fn check_shared(
     }
     let Some(shadow) = &shared.shadow else { return Ok(()) };
     for lane in each(mask) {
-        let offset = offsets[lane];
-        let end = offset + u64::from(bytes);
-        let inside = |(start, stop): &(u32, u32)| u64::from(*start) <= offset && end <= u64::from(*stop);
-        if !shared.variables.iter().any(inside) {
-            // The variable in which the access starts says by how much it is left.
-            let holds = |(start, stop): &&(u32, u32)| (u64::from(*start)..u64::from(*stop)).contains(&offset);
-            let (start, stop) = shared.variables.iter().find(holds).copied().unwrap_or((0, 0));
-            let kind = TrapKind::OutOfBounds {
-                space: Shared::NAME,
-                addr: offset,
-                bytes,
-                offset: offset - u64::from(start),
-                limit: u64::from(stop - start),
-            };
-            return Err(Fault::new(lane as u32, kind));
-        }
-        shadow
-            .access(offset, bytes, touch, warp.when(lane, cx))
-            .map_err(|kind| Fault::new(lane as u32, kind))?;
+        let fault = |kind| Fault::new(lane as u32, kind);
+        check_variable(shared, offsets[lane], bytes).map_err(fault)?;
+        shadow.access(offsets[lane], bytes, touch, warp.when(lane, cx)).map_err(fault)?;
     }
     Ok(())
+}
+
+/// Checks that an access stays in one shared variable.
+pub(crate) fn check_variable(shared: &Shared, offset: u64, bytes: u32) -> Result<(), TrapKind> {
+    let end = offset + u64::from(bytes);
+    let inside = |(start, stop): &(u32, u32)| u64::from(*start) <= offset && end <= u64::from(*stop);
+    if shared.variables.iter().any(inside) {
+        return Ok(());
+    }
+    // The variable in which the access starts says by how much it is left.
+    let holds = |(start, stop): &&(u32, u32)| (u64::from(*start)..u64::from(*stop)).contains(&offset);
+    let (start, stop) = shared.variables.iter().find(holds).copied().unwrap_or((0, 0));
+    Err(TrapKind::OutOfBounds {
+        space: Shared::NAME,
+        addr: offset,
+        bytes,
+        offset: offset - u64::from(start),
+        limit: u64::from(stop - start),
+    })
 }
 
 /// The region that the first lane names, if all lanes of `mask` have sound accesses in it, and their offsets.

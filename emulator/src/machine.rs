@@ -48,6 +48,20 @@ impl Default for Limits {
     }
 }
 
+/// Shared memory that a CTA may have at most on any device: 227 KiB, of compute capability 9.0.
+const MAX_SHARED_BYTES: u64 = 227 * 1024;
+
+/// How large a launch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// CTAs.
+    pub grid: [u32; 3],
+    /// Threads of a CTA.
+    pub block: [u32; 3],
+    /// Bytes of the dynamic shared variable, behind the static ones.
+    pub dynamic_shared: u32,
+}
+
 /// What a launch executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Stats {
@@ -216,14 +230,35 @@ impl Machine {
         block: [u32; 3],
         args: &[u64],
     ) -> Result<Outcome, Error> {
+        self.launch_shaped(kernel, entry, LaunchShape { grid, block, dynamic_shared: 0 }, args)
+    }
+
+    /// [`Machine::launch`] with dynamic shared memory.
+    ///
+    /// # Errors
+    /// As there, and [`Error::SharedSize`].
+    pub fn launch_shaped(
+        &self,
+        kernel: &Program,
+        entry: impl EntryRef,
+        shape: LaunchShape,
+        args: &[u64],
+    ) -> Result<Outcome, Error> {
         let code = &kernel.entries[entry.find(kernel)?.0 as usize];
+        let LaunchShape { grid, block, dynamic_shared } = shape;
         check_launch(code, grid, block, args)?;
+        let shared = u64::from(code.dynamic_start.unwrap_or(code.shared_bytes)) + u64::from(dynamic_shared);
+        if shared > MAX_SHARED_BYTES {
+            let (entry, limit) = (code.name.clone(), MAX_SHARED_BYTES);
+            return Err(Error::SharedSize { entry, bytes: shared, limit });
+        }
         let job = Arc::new(Job::new(JobSpec {
             code: Arc::clone(code),
             globals: Arc::clone(&self.globals()),
             args: args.to_vec(),
             grid,
             block,
+            dynamic_shared,
             step_limit: self.limits.cta_steps,
             checked: self.config.checks == Checks::Full,
             resident: self.limits.resident_ctas,

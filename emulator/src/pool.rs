@@ -24,6 +24,7 @@ pub(crate) struct Job {
     pub args: Vec<u64>,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    pub dynamic_shared: u32,
     pub step_limit: u64,
     pub checked: bool,
     pub total: u64,
@@ -47,6 +48,7 @@ pub(crate) struct JobSpec {
     pub args: Vec<u64>,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    pub dynamic_shared: u32,
     pub step_limit: u64,
     pub checked: bool,
     pub resident: u64,
@@ -71,13 +73,15 @@ impl Drop for Ending<'_> {
 impl Job {
     /// A launch ready to be worked on.
     pub fn new(spec: JobSpec) -> Job {
-        let JobSpec { code, globals, args, grid, block, step_limit, checked, resident } = spec;
+        let JobSpec { code, globals, args, grid, block, dynamic_shared, step_limit, checked, resident } =
+            spec;
         Job {
             code,
             globals,
             args,
             grid,
             block,
+            dynamic_shared,
             step_limit,
             checked,
             total: grid.iter().map(|n| u64::from(*n)).product(),
@@ -145,6 +149,7 @@ impl Job {
             args: &self.args,
             grid: self.grid,
             block: self.block,
+            dynamic_shared: self.dynamic_shared,
             step_limit: self.step_limit,
             checked: self.checked,
         };

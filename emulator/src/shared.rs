@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::MutexGuard;
 
 use crate::lanes::LANES;
+use crate::mbarrier::Mbarriers;
 use crate::memory::{InitMap, Space};
 use crate::race::CtaShadow;
 use crate::trap::SpaceName;
@@ -15,6 +16,8 @@ pub(crate) struct Shared {
     init: Option<InitMap>,
     /// Who accessed what since the last barrier, where that is checked.
     pub shadow: Option<CtaShadow>,
+    /// The mbarriers that live here.
+    pub mbarriers: Mbarriers,
     /// `(start, end)` of each variable, where leaving one for its neighbour is checked.
     pub variables: Vec<(u32, u32)>,
 }
@@ -34,7 +37,14 @@ impl Shared {
     /// Memory of `bytes` bytes with bounds and alignment checks only.
     pub fn unchecked(bytes: u32) -> Shared {
         let words = (0..bytes.div_ceil(4)).map(|_| Cell::new(0)).collect();
-        Shared { words, bytes: u64::from(bytes), init: None, shadow: None, variables: Vec::new() }
+        Shared {
+            words,
+            bytes: u64::from(bytes),
+            init: None,
+            shadow: None,
+            mbarriers: Mbarriers::default(),
+            variables: Vec::new(),
+        }
     }
 
     /// Ready for the next CTA. Contents stay: they are as undefined as the hardware's.
@@ -45,6 +55,7 @@ impl Shared {
         if let Some(shadow) = &mut self.shadow {
             shadow.clear();
         }
+        self.mbarriers.clear();
     }
 }
 

@@ -74,7 +74,7 @@ pub enum TrapKind {
         space: SpaceName,
         /// Address.
         addr: u64,
-        /// `"read"`, `"write"` or `"atomic"`.
+        /// `"read"`, `"write"`, `"atomic"` or `"asynchronous copy"`.
         access: &'static str,
         /// The earlier access.
         other_access: &'static str,
@@ -138,6 +138,70 @@ pub enum TrapKind {
         expected: u32,
         /// Lanes that did.
         found: u32,
+    },
+    /// No mbarrier was initialised there.
+    #[error("no mbarrier was initialised at shared address {addr:#x}")]
+    NoMbarrier {
+        /// Address.
+        addr: u32,
+    },
+    /// A second `mbarrier.init` of one address.
+    #[error("the mbarrier at shared address {addr:#x} was initialised before")]
+    MbarrierTwice {
+        /// Address.
+        addr: u32,
+    },
+    /// A number of arrivals or of bytes that an mbarrier cannot hold.
+    #[error(
+        "mbarrier at shared address {addr:#x}: {found} arrivals or bytes in a phase, limit {limit}, at least 1 arrival"
+    )]
+    MbarrierCount {
+        /// Address.
+        addr: u32,
+        /// Arrivals, or bytes outstanding.
+        found: i64,
+        /// The limit.
+        limit: u32,
+    },
+    /// An arrival too many: the phase waits only for bytes.
+    #[error(
+        "mbarrier at shared address {addr:#x}: the phase has had its {count} arrivals and waits for {bytes} bytes"
+    )]
+    MbarrierOverrun {
+        /// Address.
+        addr: u32,
+        /// Arrivals of a phase.
+        count: u32,
+        /// Bytes outstanding.
+        bytes: i64,
+    },
+    /// An asynchronous copy may not see the initialisation of its mbarrier.
+    #[error(
+        "no fence.proxy.async or fence.mbarrier_init between the initialisation of the mbarrier at shared address \
+         {addr:#x} and this copy"
+    )]
+    MbarrierUnfenced {
+        /// Address.
+        addr: u32,
+    },
+    /// Every warp waits for a phase of an mbarrier, or at `bar.sync`, and nothing that happens can end that.
+    #[error(
+        "mbarrier deadlock: warp {warp} waits at shared address {addr:#x} for a phase that nobody completes \
+         ({phase} phases are over)"
+    )]
+    MbarrierDeadlock {
+        /// A warp that waits.
+        warp: u32,
+        /// Address.
+        addr: u32,
+        /// Phases of the mbarrier that are over.
+        phase: u32,
+    },
+    /// A bulk copy of a size that is no multiple of 16.
+    #[error("bulk copy of {bytes} bytes, which is no multiple of 16")]
+    CopySize {
+        /// Size.
+        bytes: u32,
     },
     /// The `trap` instruction.
     #[error("the kernel executed trap")]

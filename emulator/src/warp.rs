@@ -35,6 +35,15 @@ pub(crate) enum Pause {
     Barrier(u32),
     /// It used up its steps.
     Slice,
+    /// It tried a phase of the mbarrier at that address which is not over, and will likely try again.
+    Retry(u32),
+}
+
+impl Pause {
+    /// Whether the warp has something to do in its next turn.
+    pub fn may_go_on(self) -> bool {
+        matches!(self, Pause::Slice | Pause::Retry(_))
+    }
 }
 
 /// A path that waits: lanes, where they continue, and where they meet others.
@@ -71,6 +80,8 @@ pub(crate) struct Warp {
     pub epoch: u32,
     /// Strong accesses and atomics since the last pause: a warp that spins shows them.
     pub polls: u32,
+    /// Arrivals at mbarriers.
+    pub arrivals: u32,
 }
 
 impl Warp {
@@ -115,6 +126,7 @@ impl Warp {
             steps: 0,
             epoch: 0,
             polls: 0,
+            arrivals: 0,
         };
         warp.reset();
         warp
@@ -130,6 +142,7 @@ impl Warp {
         self.steps = 0;
         self.epoch = 0;
         self.polls = 0;
+        self.arrivals = 0;
     }
 
     /// The slot that was executed last.
@@ -140,7 +153,7 @@ impl Warp {
     /// The stamp of a lane for the race check.
     pub fn when(&self, lane: usize, cx: &Context<'_>) -> When {
         let thread = self.index * LANES as u32 + lane as u32;
-        When { thread, cta_epoch: cx.epoch, warp_epoch: self.epoch }
+        When { thread, cta_epoch: cx.epoch, warp_epoch: self.epoch, arrivals: self.arrivals }
     }
 
     /// Lanes of the current path on which the guard of a slot holds.
@@ -319,6 +332,11 @@ impl Warp {
                 self.check_members(a, mask)?;
                 self.epoch += 1;
             }
+            Kind::MbarrierInit => self.mbarrier_init(slot, mask, cx)?,
+            Kind::MbarrierArrive | Kind::MbarrierExpect => self.mbarrier_arrive(slot, mask, cx)?,
+            Kind::MbarrierWait => return self.mbarrier_wait(slot, mask, cx),
+            Kind::CopyBulk => self.copy_bulk(&code.copies[x], mask, cx)?,
+            Kind::FenceAsync => self.fence_async(mask, cx),
             Kind::Fence => {
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
                 self.polls += 1;

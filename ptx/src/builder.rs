@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::inst::{Guard, Inst};
-use crate::module::{Entry, Label, Param, Reg, RegBank, SharedDecl, Stmt};
+use crate::module::{Entry, Label, Param, Reg, RegBank, SharedDecl, Stmt, Storage};
 use crate::types::Ty;
 
 /// An entry under construction.
@@ -119,7 +119,18 @@ impl EntryBuilder {
     /// Adds a shared variable of `bytes` bytes aligned to `align`; its index is what [`crate::AddrBase::Shared`] and
     /// [`crate::Operand::SharedAddr`] take.
     pub fn shared(&mut self, name: &str, align: u32, bytes: u32) -> u32 {
-        self.entry.shared.push(SharedDecl { name: name.to_owned(), align, bytes });
+        self.entry.shared.push(SharedDecl { name: name.to_owned(), align, bytes, storage: Storage::Static });
+        self.entry.shared.len() as u32 - 1
+    }
+
+    /// Adds the shared variable whose size the launch gives.
+    pub fn dynamic_shared(&mut self, name: &str, align: u32) -> u32 {
+        self.entry.shared.push(SharedDecl {
+            name: name.to_owned(),
+            align,
+            bytes: 0,
+            storage: Storage::Dynamic,
+        });
         self.entry.shared.len() as u32 - 1
     }
 

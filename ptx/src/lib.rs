@@ -29,7 +29,7 @@ pub mod verify;
 pub use builder::EntryBuilder;
 pub use form::FormError;
 pub use inst::{Addr, AddrBase, Form, Guard, Imm, Inst, Operand, Special};
-pub use module::{Entry, Label, Module, Param, Reg, RegBank, SharedDecl, Stmt, Target};
+pub use module::{Entry, Label, Module, Param, Reg, RegBank, SharedDecl, Stmt, Storage, Target};
 pub use parse::{ParseError, parse};
 pub use print::{print, print_inst};
 pub use table::{Effect, Op, Row};

@@ -65,15 +65,27 @@ pub struct Param {
     pub ty: Ty,
 }
 
-/// A static shared variable: `.shared .align A .b8 name[bytes];`.
+/// Who says how large a shared variable is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// The text: `.shared .align A .b8 name[bytes];` in the entry.
+    Static,
+    /// The launch: `.extern .shared .align A .b8 name[];` before the entry. It lies behind the static variables, and
+    /// an entry has at most one.
+    Dynamic,
+}
+
+/// A shared variable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SharedDecl {
     /// Variable name.
     pub name: String,
     /// Alignment in bytes, a power of two.
     pub align: u32,
-    /// Size in bytes.
+    /// Size in bytes; 0 for a dynamic one.
     pub bytes: u32,
+    /// Who says how large it is.
+    pub storage: Storage,
 }
 
 /// A statement of a body.
@@ -100,7 +112,7 @@ pub struct Entry {
     pub reqntid: [u32; 3],
     /// `.minnctapersm n`, if given.
     pub min_ctas_per_sm: Option<u32>,
-    /// Static shared variables.
+    /// Shared variables.
     pub shared: Vec<SharedDecl>,
     /// Register banks in order of declaration.
     pub banks: Vec<RegBank>,

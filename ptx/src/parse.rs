@@ -6,7 +6,7 @@ mod scan;
 
 use thiserror::Error;
 
-use crate::module::{Entry, Module, Param, RegBank, SharedDecl, Target};
+use crate::module::{Entry, Module, Param, RegBank, SharedDecl, Storage, Target};
 use crate::types::Ty;
 use body::Body;
 use scan::Scanner;
@@ -69,6 +69,11 @@ fn target(scan: &mut Scanner<'_>) -> Result<Target, ParseError> {
 }
 
 fn entry(scan: &mut Scanner<'_>, doc: Vec<String>) -> Result<Entry, ParseError> {
+    let mut dynamic = Vec::new();
+    while scan.accept(".extern") {
+        scan.expect(".shared")?;
+        dynamic.push(dynamic_decl(scan)?);
+    }
     scan.expect(".visible")?;
     scan.expect(".entry")?;
     let name = scan.identifier()?;
@@ -82,6 +87,7 @@ fn entry(scan: &mut Scanner<'_>, doc: Vec<String>) -> Result<Entry, ParseError> 
     while scan.accept(".shared") {
         shared.push(shared_decl(scan)?);
     }
+    shared.extend(dynamic);
     let mut banks = Vec::new();
     while scan.accept(".reg") {
         banks.push(bank(scan)?);
@@ -129,16 +135,29 @@ fn extents(scan: &mut Scanner<'_>) -> Result<[u32; 3], ParseError> {
     Ok(extents)
 }
 
-fn shared_decl(scan: &mut Scanner<'_>) -> Result<SharedDecl, ParseError> {
+/// Alignment and name of a shared variable, up to the bracket of its size.
+fn shared_head(scan: &mut Scanner<'_>) -> Result<(u32, String), ParseError> {
     scan.expect(".align")?;
     let align = scan.number("an alignment in bytes")?;
     scan.expect(".b8")?;
     let name = scan.identifier()?;
     scan.expect("[")?;
+    Ok((align, name))
+}
+
+fn dynamic_decl(scan: &mut Scanner<'_>) -> Result<SharedDecl, ParseError> {
+    let (align, name) = shared_head(scan)?;
+    scan.expect("]")?;
+    scan.expect(";")?;
+    Ok(SharedDecl { name, align, bytes: 0, storage: Storage::Dynamic })
+}
+
+fn shared_decl(scan: &mut Scanner<'_>) -> Result<SharedDecl, ParseError> {
+    let (align, name) = shared_head(scan)?;
     let bytes = scan.number("a size in bytes")?;
     scan.expect("]")?;
     scan.expect(";")?;
-    Ok(SharedDecl { name, align, bytes })
+    Ok(SharedDecl { name, align, bytes, storage: Storage::Static })
 }
 
 fn bank(scan: &mut Scanner<'_>) -> Result<RegBank, ParseError> {

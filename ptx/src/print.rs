@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::inst::{Addr, AddrBase, Imm, Inst, Operand};
-use crate::module::{Entry, Module, Reg, Stmt, Target};
+use crate::module::{Entry, Module, Reg, Stmt, Storage, Target};
 use crate::types::Ty;
 use crate::verify::Verified;
 
@@ -46,6 +46,10 @@ fn print_entry(out: &mut String, entry: &Entry) {
     for line in &entry.doc {
         put!(out, "{}\n", comment(line));
     }
+    // The variable's symbol belongs to the module: a declaration is repeated where entries share it.
+    for decl in entry.shared.iter().filter(|decl| decl.storage == Storage::Dynamic) {
+        put!(out, ".extern .shared .align {} .b8 {}[];\n", decl.align, decl.name);
+    }
     put!(out, ".visible .entry {}(", entry.name);
     for (i, param) in entry.params.iter().enumerate() {
         put!(out, "{}\n\t.param .{} {}", if i == 0 { "" } else { "," }, param.ty, param.name);
@@ -56,7 +60,7 @@ fn print_entry(out: &mut String, entry: &Entry) {
         put!(out, ".minnctapersm {n}\n");
     }
     out.push_str("{\n");
-    for decl in &entry.shared {
+    for decl in entry.shared.iter().filter(|decl| decl.storage == Storage::Static) {
         put!(out, "\t.shared .align {} .b8 {}[{}];\n", decl.align, decl.name, decl.bytes);
     }
     for bank in &entry.banks {

@@ -76,8 +76,10 @@ pub enum Sig {
     SrcMov,
     /// `d` or `d|p` of `shfl.sync`.
     DstShfl,
-    /// `[base + offset]`.
+    /// `[base + offset]`, in the space that the form names.
     Mem,
+    /// `[base + offset]` in this space, for rows that access two.
+    MemIn(Mod),
     /// A label.
     Target,
 }
@@ -89,7 +91,7 @@ impl Sig {
             Sig::Dst(t) | Sig::Src(t) | Sig::SrcReg(t) | Sig::Lit(t) => Some(t),
             Sig::DstVec(t) | Sig::SrcVec(t) | Sig::DstList(_, t) | Sig::SrcList(_, t) => Some(t),
             Sig::DstMov | Sig::SrcMov | Sig::DstShfl => Some(T::Nth(0)),
-            Sig::Mem | Sig::Target => None,
+            Sig::Mem | Sig::MemIn(_) | Sig::Target => None,
         }
     }
 
@@ -189,6 +191,7 @@ const CONVERTED: &[Ty] =
     &[Ty::U8, Ty::S8, Ty::U16, Ty::S16, Ty::U32, Ty::S32, Ty::U64, Ty::S64, Ty::F16, Ty::Bf16, Ty::F32];
 const ATOMIC: &[Ty] = &[Ty::U32, Ty::S32, Ty::B32, Ty::U64, Ty::B64];
 const ADDRESS: &[Ty] = &[Ty::U64];
+const B64: &[Ty] = &[Ty::B64];
 
 const D: Sig = Sig::Dst(T::Nth(0));
 const A: Sig = Sig::Src(T::Nth(0));
@@ -289,6 +292,15 @@ table! {
     Red = "red" [opt(&[Relaxed, Release]), opt(SCOPE), one(GS), one(RED)] [ATOMIC] (Sig::Mem, A) Store 50 "9.7.12 red" "memory at a = memory op b, as one step";
     GridDepControl = "griddepcontrol" [one(&[Wait, LaunchDependents])] [] () Sync 90 "9.7.12 griddepcontrol" "wait: until the grids this one depends on are done and visible; launch_dependents: dependents may be scheduled";
     Nanosleep = "nanosleep" [] [&[Ty::U32]] (A) Sync 70 "9.7.12 nanosleep" "suspends the thread for about a nanoseconds";
+
+    // ── asynchronous copies: an mbarrier counts threads that arrive and bytes that land, and passes from phase to phase ──
+    MbarrierInit = "mbarrier" [one(&[Init]), one(&[Shared])] [B64] (Sig::Mem, A32) Sync 80 "9.7.12 mbarrier.init" "makes an mbarrier of 8 bytes at a, whose phases take b arrivals each";
+    MbarrierArrive = "mbarrier" [one(&[Arrive]), one(&[Shared])] [B64] (D, Sig::Mem) Sync 80 "9.7.12 mbarrier.arrive" "arrives at a, releasing earlier accesses; d = opaque state of the phase";
+    MbarrierExpect = "mbarrier" [one(&[Arrive]), one(&[ExpectTx]), one(&[Shared])] [B64] (D, Sig::Mem, A32) Sync 90 "9.7.12 mbarrier.arrive" "the phase of a also waits for b bytes; then arrives; d = opaque state of the phase";
+    MbarrierTryWait = "mbarrier" [one(&[TryWait]), one(&[Parity]), one(&[Shared])] [B64] (DP, Sig::Mem, A32) Sync 90 "9.7.12 mbarrier.try_wait" "p = whether the phase of parity b is over at a, acquiring what it released; may suspend the thread for a while first";
+    CopyBulk = "cp" [one(&[Async]), one(&[Bulk]), one(&[SharedCluster]), one(&[Global]), one(&[CompleteTx])] [] (Sig::MemIn(Shared), Sig::MemIn(Global), A32, Sig::MemIn(Shared)) Sync 90 "9.7.8 cp.async.bulk" "c bytes from b to a, some time; the mbarrier d counts them as they land; addresses and size are multiples of 16";
+    FenceProxyAsync = "fence" [one(&[Proxy]), one(&[Async]), one(&[SharedCta])] [] () Sync 90 "9.7.12 fence.proxy" "orders this thread's accesses of shared memory and those of asynchronous copies";
+    FenceMbarrierInit = "fence" [one(&[Mod::MbarrierInit]), one(&[Release]), one(&[Cluster])] [] () Sync 90 "9.7.12 fence" "this thread's mbarrier.init come before its later accesses, for asynchronous copies too";
 
     // ── matrices ────────────────────────────────────────────────────────────────────────────────────────────────
     MmaInt8 = "mma" [one(&[Sync]), one(&[Aligned]), one(SHAPE_INT8), one(&[Row]), one(&[Col]), opt(&[Satfinite])] [S32, S8U8, S8U8, S32] (Sig::DstList(4, T::Fixed(Ty::B32)), Sig::SrcList(4, T::Fixed(Ty::B32)), Sig::SrcList(2, T::Fixed(Ty::B32)), Sig::SrcList(4, T::Fixed(Ty::B32))) Sync 80 "9.7.13 mma" "D(16x8) = A(16x32) * B(32x8) + C in exact 32-bit integers, modulo 2^32";

@@ -131,6 +131,9 @@ spelled! {
         M16n8k16 = "m16n8k16", M16n8k32 = "m16n8k32", Row = "row", Col = "col", Satfinite = "satfinite",
         // asynchronous copies
         Async = "async", CommitGroup = "commit_group", WaitGroup = "wait_group", WaitAll = "wait_all",
+        Bulk = "bulk", CompleteTx = "mbarrier::complete_tx::bytes", SharedCluster = "shared::cluster", SharedCta = "shared::cta",
+        Init = "init", Arrive = "arrive", ExpectTx = "expect_tx", TryWait = "try_wait", Parity = "parity",
+        Proxy = "proxy", MbarrierInit = "mbarrier_init", Cluster = "cluster",
         M8n8 = "m8n8", X1 = "x1", X2 = "x2", X4 = "x4", Trans = "trans",
     }
 }

@@ -9,6 +9,7 @@ mod structure;
 use std::ops::Deref;
 
 pub use fault::{Fault, VerifyError};
+pub use structure::shared_bytes_of_cta;
 
 use crate::module::{Entry, Module, Stmt};
 use crate::print::print_stmt;

@@ -63,7 +63,8 @@ impl Case {
         let n = self.form.vector() as usize;
         match sig {
             Sig::Src(t) if self.style == Style::Immediate && t.of(self.form.types) != Some(Ty::Pred) => {
-                Operand::Imm(Imm(1))
+                // Sizes of bulk copies are multiples of 16.
+                Operand::Imm(Imm(if self.form.op == Op::CopyBulk { 16 } else { 1 }))
             }
             Sig::Lit(_) => Operand::Imm(Imm(1)),
             Sig::Dst(t) => Operand::Reg(self.written(self.register_type(t))),
@@ -81,7 +82,8 @@ impl Case {
                 Operand::Pair(self.written(Ty::B32), self.written(Ty::Pred))
             }
             Sig::DstShfl => Operand::Reg(self.written(self.register_type(T::Nth(0)))),
-            Sig::Mem => self.address(),
+            Sig::Mem => self.address(self.form.mods),
+            Sig::MemIn(space) => self.address(Mods::of(&[space])),
             Sig::Target => {
                 let label = self.builder.label("END");
                 self.builder.place(label);
@@ -90,11 +92,12 @@ impl Case {
         }
     }
 
-    fn address(&mut self) -> Operand {
-        let bytes = (self.form.ty().map_or(4, Ty::bytes) * self.form.vector()) as i32;
-        let (base, offset) = if self.form.mods.has(Mod::Param) {
+    fn address(&mut self, mods: Mods) -> Operand {
+        let bulk = self.form.op == Op::CopyBulk;
+        let bytes = if bulk { 16 } else { (self.form.ty().map_or(4, Ty::bytes) * self.form.vector()) as i32 };
+        let (base, offset) = if mods.has(Mod::Param) {
             (AddrBase::Param(0), 0)
-        } else if self.form.mods.has(Mod::Global) {
+        } else if mods.has(Mod::Global) {
             (AddrBase::Reg(self.read(Ty::B64)), bytes)
         } else if self.style == Style::Plain {
             (AddrBase::Shared(0), bytes)
@@ -175,7 +178,19 @@ fn modules() -> Vec<Module> {
             target,
             entries: chunk.to_vec(),
         })
+        .chain([dynamic_module(target)])
         .collect()
+}
+
+/// Two entries over one dynamic variable, whose declaration stands before each.
+fn dynamic_module(target: Target) -> Module {
+    let entries = ["first", "second"].map(|name| {
+        let mut case = Case::new(name, Form::new(Op::Mov, &[], Types::one(Ty::U32)), Style::Plain);
+        let ring = case.builder.dynamic_shared("ring", 128);
+        let dst = case.written(Ty::U32);
+        case.end(vec![Operand::Reg(dst), Operand::SharedAddr(ring)])
+    });
+    Module { header: vec!["dynamic".to_owned()], version: (8, 1), target, entries: entries.to_vec() }
 }
 
 #[test]

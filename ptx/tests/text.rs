@@ -55,6 +55,46 @@ fn the_golden_layout_is_read_and_written_back() {
     assert_eq!(print(&verified), GOLDEN);
 }
 
+const DYNAMIC: &str = "\
+.version 8.1
+.target sm_90
+.address_size 64
+
+.extern .shared .align 128 .b8 ring[];
+.visible .entry first()
+.reqntid 32, 1, 1
+{
+\t.shared .align 8 .b8 bars[16];
+\t.reg .b32 %at_<1>;
+
+\tmov.u32 %at_0, ring;
+\tst.shared.u32 [ring+65536], %at_0;
+\tmbarrier.init.shared.b64 [bars+8], 0x1;
+\tret;
+}
+
+// the same symbol
+.extern .shared .align 128 .b8 ring[];
+.visible .entry second()
+.reqntid 32, 1, 1
+{
+\t.reg .b32 %at_<1>;
+
+\tmov.u32 %at_0, ring;
+\tret;
+}
+";
+
+#[test]
+fn entries_may_share_a_dynamic_variable() {
+    let module = parse(DYNAMIC).unwrap();
+    let storage: Vec<Storage> = module.entries[0].shared.iter().map(|decl| decl.storage).collect();
+    assert_eq!(storage, [Storage::Static, Storage::Dynamic]);
+    let verified = verify(module.clone()).unwrap_or_else(|error| panic!("{error}"));
+    assert!(*verified == module);
+    assert_eq!(print(&verified), DYNAMIC);
+}
+
 #[test]
 fn white_space_is_free() {
     let loose = GOLDEN

@@ -22,6 +22,15 @@ fn at(base: AddrBase, offset: i32) -> Operand {
     Operand::Addr(Addr { base, offset })
 }
 
+fn bulk(operands: Vec<Operand>) -> Inst {
+    let mods = [Mod::Async, Mod::Bulk, Mod::SharedCluster, Mod::Global, Mod::CompleteTx];
+    inst(Op::CopyBulk, &mods, &[], operands)
+}
+
+fn dynamic(name: &str, bytes: u32) -> SharedDecl {
+    SharedDecl { name: name.to_owned(), align: 128, bytes, storage: Storage::Dynamic }
+}
+
 fn ret() -> Inst {
     inst(Op::Ret, &[], &[], vec![])
 }
@@ -41,6 +50,7 @@ impl Kit {
         let mut b = EntryBuilder::new("kernel", [128, 1, 1]);
         b.param("arguments", Ty::U64);
         b.shared("tile", 8, 32);
+        b.shared("ring", 128, 64);
         let mut make = |name, ty| {
             let reg = b.reg(name, ty);
             b.emit(inst(Op::Mov, &[], &[ty], vec![r(reg), imm(0)]));
@@ -170,7 +180,7 @@ rejects! {
     special_width: broken(|k| inst(Op::Mov, &[], &[Ty::U64], vec![r(k.l), Operand::Special(Special::TidX)])) => "operand 1 must be a value of the type";
     shared_address_width: broken(|k| inst(Op::Mov, &[], &[Ty::U64], vec![r(k.l), Operand::SharedAddr(0)])) => "operand 1 must be a value of the type";
     shared_address_dangling: broken(|k| inst(Op::Mov, &[], &[Ty::U32], vec![r(k.i), Operand::SharedAddr(3)]))
-        => "shared variable 3 does not exist, the entry has 1";
+        => "shared variable 3 does not exist, the entry has 2";
     shuffle_pair: broken(|k| inst(Op::ShflSync, &[Mod::Sync, Mod::Bfly], &[Ty::B32],
         vec![Operand::Pair(k.i, k.f), r(k.i), imm(1), imm(31), imm(0xffff_ffff)])) => "operand 0: %f_0 is a .f32 register";
     shuffle_mask: broken(|k| inst(Op::ShflSync, &[Mod::Sync, Mod::Bfly], &[Ty::B32],
@@ -179,6 +189,29 @@ rejects! {
         let other = k.b.reg("i", Ty::B32);
         ld(&[Mod::Global, Mod::V2], Ty::U32, Operand::List(vec![k.i, other]), at(AddrBase::Reg(k.l), 12))
     }) => "offset 12 is not a multiple of the access size 8";
+    bulk_source_space: broken(|_| bulk(vec![at(AddrBase::Shared(1), 0), at(AddrBase::Shared(1), 0), imm(16), at(AddrBase::Shared(1), 0)]))
+        => "`ring` is of state space shared, the access is to global";
+    bulk_size: broken(|k| bulk(vec![at(AddrBase::Shared(1), 0), at(AddrBase::Reg(k.l), 0), imm(24), at(AddrBase::Shared(1), 0)]))
+        => "a bulk copy of 24 bytes; its size is a multiple of 16";
+    bulk_alignment: broken(|k| bulk(vec![at(AddrBase::Shared(1), 8), at(AddrBase::Reg(k.l), 0), imm(16), at(AddrBase::Shared(1), 0)]))
+        => "offset 8 is not a multiple of the access size 16";
+    bulk_destination: broken(|k| bulk(vec![at(AddrBase::Shared(0), 0), at(AddrBase::Reg(k.l), 0), imm(16), at(AddrBase::Shared(1), 0)]))
+        => "`tile` is aligned to 8 bytes, the access needs 16";
+    bulk_mbarrier: broken(|k| bulk(vec![at(AddrBase::Shared(1), 0), at(AddrBase::Reg(k.l), 0), imm(16), at(AddrBase::Shared(1), 12)]))
+        => "offset 12 is not a multiple of the access size 8";
+    bulk_source_width: broken(|k| bulk(vec![at(AddrBase::Shared(1), 0), at(AddrBase::Reg(k.i), 0), imm(16), at(AddrBase::Shared(1), 0)]))
+        => "%i_0 is a .b32 register, the instruction needs a .b64 address";
+    mbarrier_in_global: broken(|k| inst(Op::MbarrierInit, &[Mod::Init, Mod::Global], &[Ty::B64], vec![at(AddrBase::Reg(k.l), 0), imm(1)]))
+        => "`mbarrier` takes no `.global`";
+    dynamic_size: changed(|e| e.shared.push(dynamic("more", 4))) => "dynamic shared variable `more`: there is one, the last";
+    dynamic_twice: changed(|e| e.shared.extend([dynamic("more", 0), dynamic("most", 0)]))
+        => "dynamic shared variable `more`: there is one, the last";
+    dynamic_name: changed(|e| e.shared.push(dynamic("kernel", 0))) => "module name `kernel` stands for an entry and a dynamic shared variable";
+    dynamic_end: changed(|e| {
+        e.shared.push(dynamic("more", 0));
+        let load = ld(&[Mod::Shared], Ty::U32, r(Reg { bank: 2, index: 0 }), at(AddrBase::Shared(2), 227 * 1024));
+        e.body.insert(0, Stmt::Inst(load));
+    }) => "bytes 232448..232452 are outside `more` of 232448 bytes";
     misaligned_shared: broken(|k| ld(&[Mod::Shared], Ty::U32, r(k.i), at(AddrBase::Shared(0), 2)))
         => "offset 2 is not a multiple of the access size 4";
     under_aligned: broken(|k| {
@@ -241,8 +274,8 @@ rejects! {
     min_ctas: changed(|e| e.min_ctas_per_sm = Some(33)) => ".minnctapersm 33 is outside 1 to 32";
     shared_alignment: changed(|e| e.shared[0].align = 12) => "alignment 12 is not a power of two";
     shared_empty: changed(|e| e.shared[0].bytes = 0) => "shared variable `tile` has size 0";
-    shared_total: changed(|e| e.shared.push(SharedDecl { name: "big".to_owned(), align: 128, bytes: 49_152 - 64 }))
-        => "static shared memory is 49216 bytes, the limit is 49152";
+    shared_total: changed(|e| e.shared.push(SharedDecl { name: "big".to_owned(), align: 128, bytes: 49_152 - 128, storage: Storage::Static }))
+        => "static shared memory is 49280 bytes, the limit is 49152";
     comment_with_break: changed(|e| e.doc.push("one\ntwo".to_owned())) => "has a line break";
     comment_with_space: changed(|e| e.body.insert(0, Stmt::Comment(" x".to_owned()))) => "leading space";
     header_with_break: error(Module { header: vec!["a\nret;".to_owned()], ..module(vec![]) }) => "has a line break";

@@ -62,6 +62,8 @@ pub enum Fault {
     ImmediateRange { bits: u64, ty: Ty },
     #[error("barrier {found} is not below 16")]
     Barrier { found: u64 },
+    #[error("a bulk copy of {found} bytes; its size is a multiple of 16")]
+    CopySize { found: u64 },
     #[error("truth table {found:#x} does not fit 8 bits")]
     TruthTable { found: u64 },
     #[error("operand {position} has {found} registers, the instruction needs {expected}")]
@@ -100,6 +102,10 @@ pub enum Fault {
     Alignment { name: String, align: u32 },
     #[error("static shared memory is {found} bytes, the limit is {limit}")]
     SharedSize { found: u64, limit: u64 },
+    #[error(
+        "dynamic shared variable `{name}`: there is one, the last, and its size is 0 here, found {bytes}"
+    )]
+    Dynamic { name: String, bytes: u32 },
     #[error("label `{name}` is defined {found} times, branch targets are defined once")]
     LabelDefinitions { name: String, found: usize },
     #[error("control runs past this to the end of the body; a path must end in ret, trap or bra")]

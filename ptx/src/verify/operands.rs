@@ -2,10 +2,15 @@
 
 use super::fault::Fault;
 use crate::inst::{Addr, AddrBase, Form, Imm, Inst, Operand};
-use crate::module::{Entry, Module, Reg};
+use crate::module::{Entry, Module, Reg, SharedDecl, Storage};
 use crate::print::print_reg;
 use crate::table::{Effect, Op, Sig, T};
 use crate::types::{Mod, Ty};
+
+/// What addresses and sizes of a bulk copy are multiples of (PTX ISA 9.7.8, cp.async.bulk).
+const BULK_BYTES: u32 = 16;
+/// Size of an mbarrier, and its alignment (PTX ISA 9.7.12, mbarrier).
+const MBARRIER_BYTES: u32 = 8;
 
 pub(super) fn check_inst(module: &Module, entry: &Entry, inst: &Inst) -> Result<(), Fault> {
     inst.form.check()?;
@@ -24,7 +29,7 @@ pub(super) fn check_inst(module: &Module, entry: &Entry, inst: &Inst) -> Result<
         return Err(Fault::OperandCount { expected: sigs.len(), found: inst.operands.len() });
     }
     for (position, (sig, operand)) in sigs.iter().zip(&inst.operands).enumerate() {
-        Site { entry, form: inst.form, position }.check(*sig, operand)?;
+        Site { entry, form: inst.form, position, sm: module.target.sm }.check(*sig, operand)?;
     }
     check_written_once(entry, inst)?;
     if inst.form.op == Op::Mov { check_mov_lists(entry, inst) } else { Ok(()) }
@@ -112,6 +117,7 @@ struct Site<'a> {
     entry: &'a Entry,
     form: Form,
     position: usize,
+    sm: u32,
 }
 
 impl Site<'_> {
@@ -141,8 +147,12 @@ impl Site<'_> {
                 self.register(*pred, T::Fixed(Ty::Pred))
             }
             (Sig::DstShfl, _) => wrong("a register, or a register and predicate pair"),
-            (Sig::Mem, Operand::Addr(addr)) => self.memory(*addr),
-            (Sig::Mem, _) => wrong("a memory operand"),
+            (Sig::Mem, Operand::Addr(addr)) => {
+                let spaces = [Mod::Global, Mod::Shared, Mod::Param];
+                self.memory(*addr, spaces.into_iter().find(|m| self.form.mods.has(*m)))
+            }
+            (Sig::MemIn(space), Operand::Addr(addr)) => self.memory(*addr, Some(space)),
+            (Sig::Mem | Sig::MemIn(_), _) => wrong("a memory operand"),
             (Sig::Target, Operand::Label(label)) => super::structure::check_label(self.entry, *label),
             (Sig::Target, _) => wrong("a label"),
         }
@@ -219,6 +229,7 @@ impl Site<'_> {
         }
         match self.form.op {
             Op::BarSync if bits >= 16 => Err(Fault::Barrier { found: bits }),
+            Op::CopyBulk if bits % u64::from(BULK_BYTES) != 0 => Err(Fault::CopySize { found: bits }),
             Op::Lop3 if self.position == 4 && bits > 0xff => Err(Fault::TruthTable { found: bits }),
             Op::And | Op::Or | Op::Xor | Op::Not if ty == Ty::Pred => {
                 Err(kind_fault(self.position, "a predicate register", &Operand::Imm(Imm(bits))))
@@ -227,13 +238,15 @@ impl Site<'_> {
         }
     }
 
-    /// Bytes that the instruction accesses at its address; 0 for a prefetch.
+    /// Bytes that the instruction surely accesses at its address; 0 for a prefetch.
     fn access_bytes(&self) -> u32 {
+        if self.form.op == Op::CopyBulk {
+            return if self.position == 3 { MBARRIER_BYTES } else { BULK_BYTES };
+        }
         self.form.ty().map_or(0, Ty::bytes) * self.form.vector()
     }
 
-    fn memory(&self, addr: Addr) -> Result<(), Fault> {
-        let space = [Mod::Global, Mod::Shared, Mod::Param].into_iter().find(|m| self.form.mods.has(*m));
+    fn memory(&self, addr: Addr, space: Option<Mod>) -> Result<(), Fault> {
         let expected = space.map_or("", Mod::text);
         let (name, found) = match addr.base {
             AddrBase::Reg(reg) => return self.based_on_register(addr, reg, space),
@@ -281,6 +294,14 @@ impl Site<'_> {
         shared.get(index as usize).map(|decl| decl.name.as_str()).ok_or(missing)
     }
 
+    /// How far a shared variable may reach: a dynamic one as far as any CTA's memory; the launch decides.
+    fn extent(&self, decl: &SharedDecl) -> u32 {
+        match decl.storage {
+            Storage::Static => decl.bytes,
+            Storage::Dynamic => super::shared_bytes_of_cta(self.sm),
+        }
+    }
+
     /// An access to a named variable lies inside it and is naturally aligned.
     fn inside_variable(&self, addr: Addr) -> Result<(), Fault> {
         let variable = match addr.base {
@@ -288,7 +309,7 @@ impl Site<'_> {
                 self.entry.params.get(index as usize).map(|p| (&p.name, p.ty.bytes(), p.ty.bytes()))
             }
             AddrBase::Shared(index) => {
-                self.entry.shared.get(index as usize).map(|decl| (&decl.name, decl.bytes, decl.align))
+                self.entry.shared.get(index as usize).map(|decl| (&decl.name, self.extent(decl), decl.align))
             }
             AddrBase::Reg(_) => None,
         };

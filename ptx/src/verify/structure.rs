@@ -3,12 +3,26 @@
 use std::collections::BTreeMap;
 
 use super::fault::Fault;
-use crate::module::{Entry, Label, Module};
+use crate::module::{Entry, Label, Module, Storage};
 use crate::table::ROWS;
 use crate::types::Ty;
 
 /// Static shared memory of a CTA on every target: what `ptxas` accepts without an opt-in (48 KiB).
 const STATIC_SHARED_BYTES: u64 = 48 * 1024;
+
+/// Shared memory that a CTA may have at most on a target, static and dynamic together (CUDA C++ Programming Guide,
+/// technical specifications by compute capability).
+pub fn shared_bytes_of_cta(sm: u32) -> u32 {
+    let kib = match sm {
+        70 | 72 => 96,
+        75 => 64,
+        80 | 87 => 163,
+        86 | 89 | 120 | 121 => 99,
+        90 | 100 | 103 => 227,
+        _ => 48,
+    };
+    kib * 1024
+}
 
 /// Threads of a CTA.
 const MAX_THREADS: u64 = 1024;
@@ -27,6 +41,19 @@ pub(super) fn check_module(module: &Module) -> Result<(), Fault> {
     for entry in &module.entries {
         check_identifier("entry", &entry.name)?;
         names.add(&entry.name, "an entry")?;
+    }
+    // A dynamic variable's symbol stands beside the entries'.
+    for entry in &module.entries {
+        for decl in entry.shared.iter().filter(|decl| decl.storage == Storage::Dynamic) {
+            if module.entries.iter().any(|other| other.name == decl.name) {
+                return Err(Fault::Duplicate {
+                    kind: "module",
+                    name: decl.name.clone(),
+                    first: "an entry".to_owned(),
+                    second: "a dynamic shared variable".to_owned(),
+                });
+            }
+        }
     }
     Ok(())
 }
@@ -61,11 +88,18 @@ fn check_variables(entry: &Entry) -> Result<(), Fault> {
         }
     }
     let mut end = 0u64;
-    for decl in &entry.shared {
+    for (i, decl) in entry.shared.iter().enumerate() {
         check_identifier("shared variable", &decl.name)?;
         names.add(&decl.name, "a shared variable")?;
         if !decl.align.is_power_of_two() || decl.align > 128 {
             return Err(Fault::Alignment { name: decl.name.clone(), align: decl.align });
+        }
+        if decl.storage == Storage::Dynamic {
+            // The text form has no place for its size, and puts it behind the others.
+            if decl.bytes != 0 || i + 1 != entry.shared.len() {
+                return Err(Fault::Dynamic { name: decl.name.clone(), bytes: decl.bytes });
+            }
+            continue;
         }
         if decl.bytes == 0 {
             return Err(Fault::Empty { kind: "shared variable", name: decl.name.clone() });
