@@ -115,8 +115,8 @@ fn launch_shapes_and_shared_memory_are_checked_when_building() {
     assert!(error.to_string().contains("kernel `gemv_f32`: block is [1056, 1, 1]"), "{error}");
     let error = gemv_f32(&Shape { rows: 0, dim: 1024, warps: 4 }).unwrap_err();
     assert!(error.to_string().contains("grid is [0, 1, 1]"), "{error}");
-    let error = large_shared(20_000).unwrap_err();
-    assert!(error.to_string().contains("80000 bytes, the limit is 49152"), "{error}");
+    let error = large_shared(60_000).unwrap_err();
+    assert!(error.to_string().contains("shared memory is 240000 bytes, the limit is 232448"), "{error}");
 }
 
 #[kernel(grid = 1, block = 32)]

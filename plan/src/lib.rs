@@ -136,6 +136,9 @@ pub struct ParamDesc {
     pub access: Access,
 }
 
+/// Shared memory that PTX may declare for a CTA, bytes.
+pub const MAX_STATIC_SHARED_BYTES: u32 = 48 * 1024;
+
 /// A compiled kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelDesc {
@@ -151,7 +154,8 @@ pub struct KernelDesc {
     pub grid: [u32; 3],
     /// Threads in x, y, z.
     pub block: [u32; 3],
-    /// Static shared memory of a CTA, bytes.
+    /// Shared memory of a CTA, bytes: what the PTX declares, or, beyond [`MAX_STATIC_SHARED_BYTES`], all of it given by the
+    /// launch.
     pub shared_bytes: u32,
     /// Pointer parameters in order.
     pub params: List<ParamDesc>,
@@ -159,6 +163,13 @@ pub struct KernelDesc {
     pub bytes: u64,
     /// Multiply-adds of a launch.
     pub macs: u64,
+}
+
+impl KernelDesc {
+    /// Shared memory that each launch has to give, bytes.
+    pub const fn dynamic_shared_bytes(&self) -> u32 {
+        if self.shared_bytes > MAX_STATIC_SHARED_BYTES { self.shared_bytes } else { 0 }
+    }
 }
 
 /// A tensor of the file and its form on the device.

@@ -40,7 +40,7 @@ pub struct Kernel {
     pub block: [u32; 3],
     /// `.minnctapersm`, if asked for.
     pub min_ctas: Option<u32>,
-    /// Static shared memory, in bytes.
+    /// Shared memory, in bytes: static up to 48 KiB, beyond that all of it dynamic.
     pub shared_bytes: u32,
     /// The body.
     pub ir: ir::Function,
@@ -77,8 +77,8 @@ pub enum BuildFault {
         /// Threads of a block.
         limit: u32,
     },
-    /// Too much static shared memory.
-    #[error("static shared memory is {found} bytes, the limit is {limit}")]
+    /// Too much shared memory.
+    #[error("shared memory is {found} bytes, the limit is {limit}")]
     Shared {
         /// Bytes asked for.
         found: u64,

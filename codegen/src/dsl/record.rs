@@ -10,8 +10,10 @@ use std::cell::RefCell;
 
 /// Threads of a CTA that the hardware allows.
 const MAX_THREADS: u32 = 1024;
-/// Static shared memory of a CTA (PTX ISA, `.shared`): more needs dynamic shared memory.
-const MAX_STATIC_SHARED_BYTES: u64 = 48 * 1024;
+/// Shared memory of a CTA at most, that of compute capability 9.0: 227 KiB. Other targets have less; lowering knows which.
+const MAX_SHARED_BYTES: u64 = 227 * 1024;
+/// Alignment of shared variables: the widest access and bulk copies.
+const SHARED_ALIGN: u32 = 16;
 
 /// The kernel under construction.
 pub(crate) struct Recorder {
@@ -92,9 +94,9 @@ impl Recording {
             (Some(stmts), true) => recorder.function.body = Block { stmts },
             _ => return fail(BuildFault::Left { construct: "if" }),
         }
-        let shared = recorder.function.shared.iter().map(|s| u64::from(s.bytes)).sum::<u64>();
-        if shared > MAX_STATIC_SHARED_BYTES {
-            return fail(BuildFault::Shared { found: shared, limit: MAX_STATIC_SHARED_BYTES });
+        let shared = recorder.function.shared_bytes();
+        if shared > MAX_SHARED_BYTES {
+            return fail(BuildFault::Shared { found: shared, limit: MAX_SHARED_BYTES });
         }
         if let Err(defect) = ir::check(&recorder.function) {
             return fail(BuildFault::Ir(defect));
@@ -186,11 +188,12 @@ impl Recorder {
     /// Adds a shared variable of `bytes` bytes, aligned for the widest access.
     pub(crate) fn shared(&mut self, bytes: u64) -> u32 {
         let index = self.function.shared.len() as u32;
-        if bytes == 0 || bytes > MAX_STATIC_SHARED_BYTES {
-            self.fail(BuildFault::Shared { found: bytes, limit: MAX_STATIC_SHARED_BYTES });
+        if bytes == 0 || bytes > MAX_SHARED_BYTES {
+            self.fail(BuildFault::Shared { found: bytes, limit: MAX_SHARED_BYTES });
         }
-        let bytes = bytes.clamp(1, MAX_STATIC_SHARED_BYTES) as u32;
-        self.function.shared.push(ptx::SharedDecl { name: format!("shared_{index}"), align: 16, bytes });
+        let bytes = bytes.clamp(1, MAX_SHARED_BYTES) as u32;
+        let (name, align) = (format!("shared_{index}"), SHARED_ALIGN);
+        self.function.shared.push(ptx::SharedDecl { name, align, bytes, storage: ptx::Storage::Static });
         index
     }
 

@@ -12,7 +12,7 @@ use crate::CodegenError;
 use crate::dsl::Kernel;
 use crate::kernels::Operation;
 use crate::spec::{Device, ModelSpec};
-use ptx::{Module, Target};
+use ptx::{Module, Storage, Target};
 
 /// A generated file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub fn folder(spec: &str, sm: u32) -> String {
     format!("{spec}-sm_{sm}")
 }
 
-/// Lowers a kernel to a verified module with one entry; also returns its static shared memory in bytes.
+/// Lowers a kernel to a verified module with one entry; also returns its shared memory in bytes.
 pub(crate) fn module_of(
     kernel: &Kernel,
     operation: &dyn Operation,
@@ -74,7 +74,11 @@ pub(crate) fn module_of(
         entry.doc.push(format!("constants {}", operation.constants()));
         entry.doc.iter_mut().for_each(|line| *line = ascii::spell(line));
     }
-    let shared = module.entries.iter().flat_map(|e| &e.shared).map(|s| s.bytes).sum();
+    let variables = module.entries.iter().flat_map(|e| &e.shared);
+    let shared = match variables.clone().any(|s| s.storage == Storage::Dynamic) {
+        true => kernel.shared_bytes,
+        false => variables.map(|s| s.bytes).sum(),
+    };
     let verified = ptx::verify::verify(module)
         .map_err(|e| CodegenError::Verify { kernel: entry.into(), reason: e.to_string() })?;
     Ok((verified, shared))

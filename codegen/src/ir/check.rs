@@ -171,7 +171,7 @@ impl Checker<'_> {
                         _ => return Err(self.arity(inst)),
                     }
                 }
-                Sig::Mem => match args.next() {
+                Sig::Mem | Sig::MemIn(_) => match args.next() {
                     Some(Arg::Mem(MemBase::Value(_) | MemBase::Param(_) | MemBase::Shared(_), _)) => {}
                     _ => return Err(self.arity(inst)),
                 },

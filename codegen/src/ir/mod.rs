@@ -175,6 +175,12 @@ impl Function {
         id
     }
 
+    /// Shared memory of all variables, one behind the other.
+    pub fn shared_bytes(&self) -> u64 {
+        let end = |end: u64, s: &SharedDecl| end.next_multiple_of(u64::from(s.align)) + u64::from(s.bytes);
+        self.shared.iter().fold(0, end)
+    }
+
     /// What is known of a value.
     pub fn info(&self, id: ValueId) -> &ValueInfo {
         // Invariant: ids are made only by `value`.

@@ -5,7 +5,9 @@ use super::registers::{Webs, webs};
 use crate::dsl::Kernel;
 use crate::ir::{Arg, Block, Entering, Function, If, Inst, Loop, MemBase, Operand, Stmt, ValueId};
 use ptx::table::Sig;
-use ptx::{Addr, AddrBase, Effect, Entry, EntryBuilder, Form, Guard, Imm, Label, Op, Reg, Ty, Types};
+use ptx::{
+    Addr, AddrBase, Effect, Entry, EntryBuilder, Form, Guard, Imm, Label, Op, Reg, Storage, Ty, Types,
+};
 
 /// A loop's condition is computed twice, at its top and at its bottom, when that takes at most so many instructions.
 const MAX_DOUBLED_HEAD: usize = 3;
@@ -23,7 +25,10 @@ pub fn entry(kernel: &Kernel, function: &Function, name: &str) -> Entry {
         builder.param(param, Ty::U64);
     }
     for shared in &function.shared {
-        builder.shared(&shared.name, shared.align, shared.bytes);
+        match shared.storage {
+            Storage::Static => builder.shared(&shared.name, shared.align, shared.bytes),
+            Storage::Dynamic => builder.dynamic_shared(&shared.name, shared.align),
+        };
     }
     let names = web_names(function);
     let mut emitter = Emitter {

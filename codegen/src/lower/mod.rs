@@ -1,6 +1,7 @@
 //! From a kernel's IR to PTX: phis become registers shared or moved, regions become labels and branches.
 
 mod emit;
+mod merge_shared;
 mod moves;
 mod registers;
 
@@ -21,6 +22,18 @@ pub enum LowerError {
         /// The target.
         target: Target,
     },
+    /// More shared memory than a CTA has on the target.
+    #[error("kernel `{kernel}`: {found} bytes of shared memory, sm_{sm} has {limit} for a CTA")]
+    Shared {
+        /// The kernel.
+        kernel: String,
+        /// Bytes needed.
+        found: u64,
+        /// The target.
+        sm: u32,
+        /// Bytes there are.
+        limit: u32,
+    },
     /// A pass left the IR broken: a bug here, not in the kernel.
     #[error("kernel `{kernel}`: after pass {pass}: {defect}")]
     Pass {
@@ -38,6 +51,11 @@ pub fn lower(kernel: &Kernel, target: Target, entry_name: &str) -> Result<Module
     let Some(version) = target.version() else {
         return Err(LowerError::Target { kernel: kernel.name.clone(), target });
     };
+    let limit = ptx::verify::shared_bytes_of_cta(target.sm);
+    if kernel.shared_bytes > limit {
+        let (kernel, found) = (kernel.name.clone(), u64::from(kernel.shared_bytes));
+        return Err(LowerError::Shared { kernel, found, sm: target.sm, limit });
+    }
     let entry = lower_entry(kernel, entry_name)?;
     Ok(Module { header: Vec::new(), version, target, entries: vec![entry] })
 }
@@ -45,6 +63,7 @@ pub fn lower(kernel: &Kernel, target: Target, entry_name: &str) -> Result<Module
 /// Optimises a kernel and lowers it to an entry, for modules of several.
 pub fn lower_entry(kernel: &Kernel, entry_name: &str) -> Result<Entry, LowerError> {
     let mut function = kernel.ir.clone();
+    merge_shared::run(&mut function);
     for (name, run) in pass::ORDER {
         run(&mut function);
         ir::check(&function).map_err(|defect| LowerError::Pass {

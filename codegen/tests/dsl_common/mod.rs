@@ -1,7 +1,7 @@
 //! What the DSL's tests share: a kernel as verified PTX text, and a kernel run in the emulator.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
-use emulator::{Checks, Config, Machine, Outcome};
+use emulator::{Checks, Config, LaunchShape, Machine, Outcome};
 use monomorph_codegen::dsl::{BuildError, Kernel};
 use monomorph_codegen::lower::lower;
 use ptx::{Module, Target, Verified};
@@ -65,7 +65,9 @@ pub fn run(kernel: Result<Kernel, BuildError>, buffers: &[Buf]) -> Vec<u32> {
         }
         args.push(addr);
     }
-    match machine.launch(&program, kernel.name.as_str(), kernel.grid, kernel.block, &args).unwrap() {
+    let dynamic_shared = if kernel.shared_bytes > 48 * 1024 { kernel.shared_bytes } else { 0 };
+    let shape = LaunchShape { grid: kernel.grid, block: kernel.block, dynamic_shared };
+    match machine.launch_shaped(&program, kernel.name.as_str(), shape, &args).unwrap() {
         Outcome::Done(_) => {}
         Outcome::Trap(trap) => panic!("{trap:?}\n{}", ptx::print(&verified)),
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use emulator::{Checks, Config, EntryId, Machine, Outcome, Program};
+use emulator::{Checks, Config, EntryId, LaunchShape, Machine, Outcome, Program};
 use plan::KernelDesc;
 
 use super::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay, check_call};
@@ -142,8 +142,7 @@ struct Loaded {
     entry: String,
     program: Program,
     id: EntryId,
-    grid: [u32; 3],
-    block: [u32; 3],
+    shape: LaunchShape,
     n_params: usize,
 }
 
@@ -160,7 +159,8 @@ impl Loaded {
         let id = program.entry(&kernel.entry);
         let id = id.ok_or_else(|| rejected("its text has no entry of this name".to_owned()))?;
         let (grid, block, n_params) = (kernel.grid, kernel.block, kernel.params.len());
-        Ok(Self { entry: kernel.entry.to_string(), program, id, grid, block, n_params })
+        let shape = LaunchShape { grid, block, dynamic_shared: kernel.dynamic_shared_bytes() };
+        Ok(Self { entry: kernel.entry.to_string(), program, id, shape, n_params })
     }
 }
 
@@ -173,8 +173,8 @@ impl EmulatedKernels {
     fn run(&self, call: &Call) -> Result<(), QueueError> {
         check_call(call, |idx| self.loaded.get(idx).map(|kernel| kernel.n_params))?;
         let Some(kernel) = self.loaded.get(call.kernel as usize) else { return Ok(()) };
-        let outcome =
-            self.shared.machine.launch(&kernel.program, kernel.id, kernel.grid, kernel.block, &call.args);
+        let machine = &self.shared.machine;
+        let outcome = machine.launch_shaped(&kernel.program, kernel.id, kernel.shape, &call.args);
         match self.shared.check(outcome)? {
             Outcome::Done(_) => Ok(()),
             Outcome::Trap(trap) => {
