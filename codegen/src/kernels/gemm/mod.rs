@@ -17,6 +17,7 @@ mod columns;
 mod exact;
 mod multiply;
 mod stage;
+mod tile;
 mod tiles;
 mod trial;
 
@@ -119,7 +120,7 @@ impl Operation for Gemm {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tiles::choose(&[self.matrix], self.split.k_split, self.rows) {
+        match tile::choose(&[self.matrix], self.split.k_split, self.rows) {
             Some(tile) => tiles::build(self, tile),
             None => columns::build(self),
         }
@@ -150,7 +151,7 @@ impl Operation for GemmQkv {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tiles::choose(&self.matrices, self.split.k_split, self.rows) {
+        match tile::choose(&self.matrices, self.split.k_split, self.rows) {
             Some(tile) => tiles::build_qkv(self, tile),
             None => columns::build_qkv(self),
         }
@@ -186,7 +187,7 @@ impl Operation for GemmGateUp {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tiles::choose(&[self.gate, self.up], 1, self.rows) {
+        match tile::choose_pair(&[self.gate, self.up], self.rows) {
             Some(tile) => tiles::build_gate_up(self, tile),
             None => columns::build_gate_up(self),
         }

@@ -1,36 +1,43 @@
 //! Products of staged super-blocks by `mma.m16n8k32` and the sums of its results, in the order of the one-row kernel.
 //!
-//! Warp `j` multiplies sub-block `j` of all outputs and rows of the CTA: one `mma` is one sub-block of 16 outputs times 8
+//! Warp `j` of a team multiplies sub-block `j` of all its outputs and rows: one `mma` is one sub-block of 16 outputs times 8
 //! rows, exact in integers.
 
-use super::stage::{Job, Loaded, OUTPUT_WORDS, ROW_WORDS, Tile, WARPS, load, put};
+use super::stage::{Job, Loaded, ROW_WORDS, SHARED_WORDS, load, part_of_warp, put, stage_words};
+use super::tile::{TEAM, Tile};
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
+use crate::kernels::gemv::word_bytes;
+use crate::layout::SUB_BLOCKS;
 use ::plan::QType;
 
 /// Words of one fragment of sums in shared memory: 8 columns, 20 apart, so that lanes that write lie in different banks.
 const SUMS_COL: u32 = 20;
 const SUMS_WORDS: u32 = 8 * SUMS_COL;
-/// Fragments whose sums are in shared memory at once.
-const SUMS_AT_ONCE: u32 = 4;
 
-/// Words of shared memory that a job needs.
-pub(super) fn shared_words(qtype: QType, tile: Tile) -> u32 {
-    let regions = super::stage::Regions::new(qtype, tile);
-    (regions.words * regions.buffers).max(WARPS * sums_at_once(tile) * SUMS_WORDS)
+/// Words of shared memory that a job needs, with `kept` words that others do.
+pub(super) const fn shared_words(qtype: QType, t: Tile, kept: u32) -> u32 {
+    let stages = stage_words(qtype, t) * super::stage::buffers(qtype, t, kept);
+    let sums = t.warps() * sums_at_once(t) * SUMS_WORDS;
+    if stages > sums { stages } else { sums }
 }
 
-fn sums_at_once(tile: Tile) -> u32 {
-    SUMS_AT_ONCE.min(tile.m * tile.n)
+/// Fragments of a warp whose sums are in shared memory at once.
+const fn sums_at_once(t: Tile) -> u32 {
+    let mut n = if t.fragments() < 4 { t.fragments() } else { 4 };
+    while n > 1 && t.warps() * n * SUMS_WORDS > SHARED_WORDS {
+        n /= 2;
+    }
+    n
 }
 
-/// What goes around the loop over super-blocks.
+/// What goes around the loop over stages.
 struct State {
-    /// Super-blocks on their way.
+    /// Stages on their way.
     ring: Vec<Loaded>,
-    /// The super-block to be loaded next.
+    /// The first super-block of the stage to be loaded next, of the thread's part.
     ahead: V<u32>,
-    /// The super-block to be multiplied next.
+    /// The first super-block of the stage to be multiplied next.
     now: V<u32>,
     /// A fragment of 4 sums for each pair of operands: `[n][m][4]`.
     acc: Vec<V<f32>>,
@@ -48,7 +55,7 @@ impl Carry for State {
     }
 }
 
-/// Whether a step sends for another super-block.
+/// Whether a step sends for another stage.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Refill {
     Yes,
@@ -56,36 +63,53 @@ enum Refill {
 }
 impl BuildTime for Refill {}
 
-/// The super-block after one: every `k_split`-th of the same part, then the next part's first.
-#[device]
-fn after(job: &Job, super_block: V<u32>) -> V<u32> {
-    let (n, k_split) = (job.m.n_super_blocks(), job.k_split);
-    if k_split == 1 {
-        super_block + 1
-    } else {
-        let next = super_block + k_split;
-        select(next < n, next, (super_block & (k_split - 1)) + 1)
+impl Job<'_> {
+    /// Super-blocks from one stage of a part to the next.
+    fn stride(&self) -> u32 {
+        self.k_split * self.tile.slots
+    }
+
+    /// Stages of a part.
+    fn stages(&self) -> u32 {
+        self.m.n_super_blocks().div_ceil(self.stride())
+    }
+
+    /// Parts that a team multiplies one after the other.
+    fn rounds(&self) -> u32 {
+        self.k_split / self.tile.parts
     }
 }
 
-/// The CTA's outputs: element `i` of a thread is row `w % 16` and column `w / 16`, where `w = thread % 128`, of fragment
-/// `2 i + thread / 128`.
+/// The first super-block of the stage after one: the next of the same part, then the first of the team's next part.
+#[device]
+fn after(job: &Job, first: V<u32>) -> V<u32> {
+    let next = first + job.stride();
+    if job.rounds() == 1 {
+        next
+    } else {
+        let turn = (first & (job.k_split - 1)) + job.tile.parts;
+        select(next < job.stages() * job.stride(), next, turn)
+    }
+}
+
+/// The CTA's outputs, those of a thread in the order of [`element`].
 #[device]
 pub(super) fn sums_of_tile(job: &Job) -> Vec<V<f32>> {
-    let (n, depth, t) = (job.m.n_super_blocks(), job.tile.depth, job.tile);
+    let (n, depth, t) = (job.stages() * job.rounds(), job.tile.depth, job.tile);
+    let first = part_of_warp(t);
     let mut state = State {
         ring: Vec::new(),
-        ahead: dev(0u32),
-        now: dev(0u32),
-        acc: vec![dev(0.0f32); (4 * t.m * t.n) as usize],
-        totals: vec![dev(0.0f32); (t.m * t.n / 2) as usize],
+        ahead: first,
+        now: first,
+        acc: vec![dev(0.0f32); (4 * t.fragments()) as usize],
+        totals: vec![dev(0.0f32); t.sums_of_thread() as usize],
     };
     for _ in unroll(0..depth.min(n)) {
         state.ring.push(load(job, state.ahead));
         state.ahead = after(job, state.ahead);
     }
-    // Turns in which every step sends for another super-block.
-    let steps = depth.max(2);
+    // Turns in which every step sends for another stage.
+    let steps = depth.max(job.buffers);
     let turns = if n >= depth + 2 * steps { (n - depth) / steps } else { 0 };
     if turns > 0 {
         for _turn in 0..turns {
@@ -98,80 +122,115 @@ pub(super) fn sums_of_tile(job: &Job) -> Vec<V<f32>> {
         let refill = if i + depth < n { Refill::Yes } else { Refill::No };
         state = step(job, state, i, refill);
     }
-    if job.k_split == 1 { reduce(job, &state.acc) } else { state.totals }
+    if job.rounds() == 1 { reduce(job, &state.acc, |_, sum| sum) } else { state.totals }
 }
 
-/// Stages the `i`-th super-block, multiplies it, and where it ends a part adds the part to the totals.
+/// Stages what the ring's slot `i` holds, multiplies it, and where it ends parts adds them to the totals.
 #[device]
 fn step(job: &Job, state: State, i: u32, refill: Refill) -> State {
-    let (n, k_split, tail) = (job.m.n_super_blocks(), job.k_split, job.m.tail_sub_blocks());
-    let (regions, now) = (job.regions(), state.now);
+    let now = state.now;
     let slot = (i % job.tile.depth) as usize;
     let mut ring: Vec<Loaded> = state.ring;
     let mut ahead = state.ahead;
     let mut acc = state.acc;
     let mut totals = state.totals;
-    let base = job.memory.offset(i % regions.buffers * regions.words);
-    put(job, base, &ring[slot]);
+    let stage = job.memory.offset(i % job.buffers * stage_words(job.m.qtype, job.tile));
+    put(job, stage, &ring[slot]);
     sync_threads();
     if refill == Refill::Yes {
         ring[slot] = load(job, ahead);
         ahead = after(job, ahead);
     }
-    if tail > 0 {
-        if now < n - 1 || warp_id() < tail {
-            acc = multiply(job, base, acc.clone());
+    let own = stage.offset(part_of_warp(job.tile) * (job.tile.slots * job.regions().words));
+    for q in unroll(0..job.tile.slots) {
+        let base = own.offset(q * job.regions().words);
+        if job.is_ragged() {
+            // Sub-blocks that the row lacks add nothing to the sums of their index.
+            let first = (now + q * job.k_split) * SUB_BLOCKS;
+            if first + warp_id() % TEAM < job.m.cols / crate::layout::SUB_BLOCK {
+                acc = multiply(job, base, acc.clone());
+            }
+        } else {
+            acc = multiply(job, base, acc);
         }
-    } else {
-        acc = multiply(job, base, acc);
     }
-    if regions.buffers == 1 {
+    if job.buffers == 1 {
         sync_threads();
     }
-    if k_split > 1 {
-        if now + k_split >= n {
-            let sums = reduce(job, &acc);
-            let first = now & (k_split - 1) == 0;
-            totals = totals.iter().zip(sums).map(|(t, sum)| select(first, sum, *t + sum)).collect();
+    if job.rounds() > 1 {
+        if now + job.stride() >= job.stages() * job.stride() {
+            let begins = now & (job.k_split - 1) < job.tile.parts;
+            let before = totals.clone();
+            totals = reduce(job, &acc, |i, sum| select(begins, sum, before[i] + sum));
             acc = vec![dev(0.0f32); acc.len()];
         }
     }
     State { ring, ahead, now: after(job, now), acc, totals }
 }
 
+/// The outputs of a warp begin with this one of the CTA's.
+#[device]
+fn first_output(t: Tile) -> V<u32> {
+    if t.across == 1 { dev(0u32) } else { warp_id() / TEAM % t.across * (16 * t.m) }
+}
+
 /// Adds the staged super-block to the warp's sums.
 #[device]
 fn multiply(job: &Job, base: Shared<u32>, acc: Vec<V<f32>>) -> Vec<V<f32>> {
     let (qtype, t, at) = (job.m.qtype, job.tile, job.regions());
-    let (lane, sub) = (lane_id(), warp_id());
+    let lane = lane_id();
+    let sub = if t.warps() == TEAM { warp_id() } else { warp_id() % TEAM };
     let (g, k) = (lane / 4, lane % 4);
-    let outputs = base.offset(g * OUTPUT_WORDS + sub * 8 + k);
-    let quants = base.offset(at.acts).offset(g * ROW_WORDS + sub * 8 + k * 2);
-    let row_terms = base.offset(at.row_terms).offset(sub * at.row_stride + g * at.row_width);
+    let output = first_output(t) + g;
+    let words = base.offset(output * ROW_WORDS + sub * 4 + k);
+    let high = base.offset(at.high).offset(output * at.high_stride + sub * at.high_width);
+    let quants = base.offset(at.acts).offset(k / 2 * at.acts_plane + g * ROW_WORDS + sub * 4 + k % 2 * 2);
+    let row_terms = base.offset(at.row_terms).offset(sub * at.row_stride + output * at.row_width);
     let col_terms = base.offset(at.col_terms).offset(sub * at.col_stride + k * (2 * at.col_width));
-    let words_of = |h: u32| [0, 4].map(|half: u32| outputs.at(h * 8 * OUTPUT_WORDS + half).load());
+    let halves: Vec<[V<u32>; 2]> = (0..2 * t.m)
+        .map(|h| {
+            let words = words.offset(h * 8 * ROW_WORDS);
+            let second = match qtype {
+                QType::Q8_0 => words.at(at.quants).load(),
+                _ => dev(0u32),
+            };
+            let high = load_high(high.offset(h * 8 * at.high_stride), at.high_width);
+            word_bytes(qtype, [words.at(0).load(), second], high, k)
+        })
+        .collect();
+    let rows: Vec<Vec<V<u32>>> =
+        (0..2 * t.m).map(|h| load_terms(row_terms.offset(h * 8 * at.row_width), at.row_width)).collect();
     let mut acc = acc;
-    for f in unroll(0..t.m) {
-        let a: [[V<u32>; 2]; 2] = [words_of(2 * f), words_of(2 * f + 1)];
-        let rows: [Vec<V<u32>>; 2] =
-            [2 * f, 2 * f + 1].map(|h| load_terms(row_terms.offset(h * 8 * at.row_width), at.row_width));
-        for u in unroll(0..t.n) {
-            if t.n > 2 && u % 2 == 0 {
-                // A barrier keeps ptxas from loading the columns of all pairs at once, or for all fragments of outputs,
-                // for which there are no registers.
-                sync_warp();
-            }
-            let b = quants.at(u * 8 * ROW_WORDS).load_x2();
-            let cols: [Vec<V<f32>>; 2] = load_columns(col_terms.offset(u * 8 * at.col_width), at.col_width);
-            let dots: Vec<[V<i32>; 4]> = dots(qtype, a, b);
+    for u in unroll(0..t.n) {
+        if t.n > 2 && u % 2 == 0 {
+            // A barrier keeps ptxas from loading the columns of all fragments at once, for which there are no registers.
+            sync_warp();
+        }
+        let b = quants.at(u * 8 * ROW_WORDS).load_x2();
+        let cols: [Vec<V<f32>>; 2] = load_columns(col_terms.offset(u * 8 * at.col_width), at.col_width);
+        for f in unroll(0..t.m) {
+            let of = 2 * f as usize;
+            let dots: Vec<[V<i32>; 4]> = dots(qtype, [halves[of], halves[of + 1]], b);
             for r in unroll(0..4usize) {
                 let place = 4 * (u * t.m + f) as usize + r;
-                let of: Vec<V<i32>> = dots.iter().map(|d| d[r]).collect();
-                acc[place] = accumulate(qtype, &of, (&rows[r / 2], &cols[r % 2]), acc[place]);
+                let dots: Vec<V<i32>> = dots.iter().map(|d| d[r]).collect();
+                acc[place] = accumulate(qtype, &dots, (&rows[of + r / 2], &cols[r % 2]), acc[place]);
             }
         }
     }
     acc
+}
+
+#[device]
+fn load_high(from: Shared<u32>, width: u32) -> [V<u32>; 2] {
+    match width {
+        0 => [dev(0), dev(0)],
+        1 => [from.at(0).load(), dev(0)],
+        _ => {
+            let words = from.at(0).load_x2();
+            words
+        }
+    }
 }
 
 #[device]
@@ -230,16 +289,42 @@ fn accumulate(qtype: QType, dots: &[V<i32>], (row, col): (&[V<u32>], &[V<f32>]),
     fma(col[0], value, acc)
 }
 
-/// Sums of the 8 warps in the order of the one-row kernel's tree: at distance 4, then 2, then 1. All threads take part; shared
-/// memory is free again when they are through.
+/// The output and the row of activations, from those of the CTA, of a thread's element `i`; threads of the first part have
+/// them, and where a warp has one fragment only, half of those.
 #[device]
-fn reduce(job: &Job, acc: &[V<f32>]) -> Vec<V<f32>> {
-    let at_once = sums_at_once(job.tile);
+pub(super) fn element(t: Tile, i: u32) -> [V<u32>; 2] {
+    let (own, second) = (thread_idx_x() % 128, thread_idx_x() / 128 % 2);
+    let team = if t.across == 1 { dev(0u32) } else { warp_id() / TEAM % t.across * (16 * t.m) };
+    let (output, row) = match (t.fragments(), t.m) {
+        (1, _) => (dev(0u32), dev(0u32)),
+        (_, 1) => (dev(0u32), (second + 2 * i) * 8),
+        (_, m) => ((second + 2 * i % m) * 16, dev(2 * i / m * 8)),
+    };
+    [team + output + own % 16, row + own / 16]
+}
+
+/// Whether a thread has elements at all.
+#[device]
+pub(super) fn has_elements(t: Tile) -> V<bool> {
+    let of_first_part = thread_idx_x() < 32 * t.warps_of_part();
+    if t.fragments() == 1 { of_first_part && thread_idx_x() / 128 % 2 == 0 } else { of_first_part }
+}
+
+/// Sums of the parts that are being multiplied, in their order, each that of its 8 warps in the order of the one-row
+/// kernel's tree: at distance 4, then 2, then 1. `join` puts the first of them to the thread's element of the parts before.
+/// All threads take part; shared memory is free again when they are through.
+#[device]
+fn reduce(job: &Job, acc: &[V<f32>], join: impl Fn(usize, V<f32>) -> V<f32>) -> Vec<V<f32>> {
+    let t = job.tile;
+    let at_once = sums_at_once(t);
     let memory = job.memory.cast::<f32>();
     let (lane, thread) = (lane_id(), thread_idx_x());
     let to = memory.offset(warp_id() * (at_once * SUMS_WORDS) + lane % 4 * (2 * SUMS_COL) + lane / 4);
     let own = thread % 128;
-    let from = memory.offset(thread / 128 * SUMS_WORDS + own / 16 * SUMS_COL + own % 16);
+    let second = if at_once == 1 { dev(0u32) } else { thread / 128 % 2 };
+    let team = if t.across == 1 { dev(0u32) } else { warp_id() / TEAM % t.across };
+    let from = memory
+        .offset(team * (TEAM * at_once * SUMS_WORDS) + second * SUMS_WORDS + own / 16 * SUMS_COL + own % 16);
     let mut sums: Vec<V<f32>> = Vec::new();
     for chunk in each(acc.chunks(4 * at_once as usize)) {
         sync_threads();
@@ -250,10 +335,15 @@ fn reduce(job: &Job, acc: &[V<f32>]) -> Vec<V<f32>> {
             }
         }
         sync_threads();
-        for i in unroll(0..at_once / 2) {
+        for i in unroll(0..at_once.div_ceil(2)) {
             let of = |warp: u32| from.at((warp * at_once + 2 * i) * SUMS_WORDS).load();
-            let pairs = [0, 1, 2, 3].map(|warp: u32| of(warp) + of(warp + 4));
-            sums.push((pairs[0] + pairs[2]) + (pairs[1] + pairs[3]));
+            let of_part = |part: u32| {
+                let first = part * t.warps_of_part();
+                let pairs = [0, 1, 2, 3].map(|warp: u32| of(first + warp) + of(first + warp + 4));
+                (pairs[0] + pairs[2]) + (pairs[1] + pairs[3])
+            };
+            let parts = (1..t.parts).map(of_part);
+            sums.push(parts.fold(join(sums.len(), of_part(0)), |sum, part| sum + part));
         }
     }
     sync_threads();

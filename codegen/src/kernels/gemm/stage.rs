@@ -1,63 +1,37 @@
-//! The shared memory of a CTA that multiplies by `mma`: a super-block of its outputs and of its rows of activations, as
-//! bytes in the order of the fragments, and beside them what a row and a column multiply by.
+//! The shared memory of a CTA that multiplies by `mma`: super-blocks of its outputs and of its rows of activations, and
+//! beside them what a row and a column multiply by.
 //!
-//! Outputs are `[output][sub-block][8 words]` in the order of the quants; rows of activations `[row][sub-block][8 words]`
-//! where words `2 g` and `2 g + 1` hold quants `4 g …` and `16 + 4 g …`, so that both words of a lane's fragment are
-//! neighbours. Of the outputs a lane needs four words of two rows in registers that follow each other, which single loads
-//! give without moves. Both are padded so that the rows of a fragment lie in different banks.
+//! Weights stay packed, `[output][sub-block][4 words]`: the word `k` of a sub-block holds weights `4 k …` low and
+//! `16 + 4 k …` high, which is all that lane `k` of four wants of an output. Of a row of activations it wants quants `4 k …`
+//! and `16 + 4 k …` as neighbours; those of lanes 0 and 1 are in one plane, those of 2 and 3 in another,
+//! `[plane][row][sub-block][4 words]`. Rows are 4 words further apart than they are long, and the planes half of the banks,
+//! so that neither the threads that write nor the lanes that read meet in a bank.
 
 use super::Batch;
+use super::tile::Tile;
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
-use crate::kernels::gemv::{
-    Act, ActLane, SubBlock, load_act, load_sub_block, quant_bytes, row_terms, weights_of_lane,
-};
-use crate::layout::{Matrix, SUB_BLOCK, SUB_BLOCKS};
+use crate::kernels::gemv::{Act, ActLane, SubBlock, load_act, load_sub_block, row_terms, weights_of_lane};
+use crate::layout::{Matrix, SUB_BLOCK, SUB_BLOCKS, TILE_ROWS};
 use ::plan::QType;
 
-/// Warps of a CTA: one for each sub-block index.
-pub(super) const WARPS: u32 = SUB_BLOCKS;
-/// Words from one output to the next: 64, and 4 that shift the banks.
-pub(super) const OUTPUT_WORDS: u32 = 68;
-/// Words from one row of activations to the next: 64, and 8 that shift the banks of loads of two words.
-pub(super) const ROW_WORDS: u32 = 72;
-/// Rows that the threads of a CTA stage at once, 8 sub-blocks each.
-pub(super) const STAGED_ROWS: u32 = 32;
+/// Words from one output or row to the next: 8 sub-blocks of 4, and 4 that shift the banks.
+pub(super) const ROW_WORDS: u32 = 36;
 /// Words of shared memory that a CTA may have: 48 KiB.
-const SHARED_WORDS: u32 = 12_288;
+pub(super) const SHARED_WORDS: u32 = 12_288;
 
-/// What one CTA computes, and how it goes about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tile {
-    /// Fragments of 16 outputs; even.
-    pub m: u32,
-    /// Fragments of 8 rows of activations.
-    pub n: u32,
-    /// Super-blocks on their way from memory.
-    pub depth: u32,
-}
-
-impl Tile {
-    /// Outputs.
-    pub(super) const fn outputs(&self) -> u32 {
-        16 * self.m
-    }
-
-    /// Rows of activations.
-    pub(super) const fn rows(&self) -> u32 {
-        8 * self.n
-    }
-
-    /// Packed tiles of 4 outputs.
-    pub(super) const fn tiles(&self) -> u32 {
-        4 * self.m
-    }
-}
-
-/// Where the parts of a stage start, in words.
+/// Where the parts of a staged super-block start, in words.
 #[derive(Clone, Copy)]
 pub(super) struct Regions {
+    /// Q8_0: the second plane of quants.
+    pub quants: u32,
+    /// High bits, `[output][sub-block]` of `high_width` words.
+    pub high: u32,
+    pub high_width: u32,
+    pub high_stride: u32,
     pub acts: u32,
+    /// Words from the first plane of the activations to the second.
+    pub acts_plane: u32,
     /// `[sub-block][output]` of `row_width` words.
     pub row_terms: u32,
     pub row_width: u32,
@@ -67,8 +41,6 @@ pub(super) struct Regions {
     pub col_width: u32,
     pub col_stride: u32,
     pub words: u32,
-    /// Stages that fit: with two, a warp may fill one while others read the other.
-    pub buffers: u32,
 }
 
 impl Regions {
@@ -82,24 +54,63 @@ impl Regions {
             QType::Q4K | QType::Q5K | QType::Q4_1 | QType::Q5_1 => 2,
             _ => 1,
         };
+        let high_width = match qtype {
+            QType::Q6K => 2,
+            QType::Q5K | QType::Q5_0 | QType::Q5_1 => 1,
+            _ => 0,
+        };
+        let quants = t.outputs() * ROW_WORDS;
+        let high = match qtype {
+            QType::Q8_0 => 2 * quants,
+            _ => quants,
+        };
         // 4 words more than the terms take shift the banks from one sub-block to the next.
+        let high_stride = if high_width > 0 { SUB_BLOCKS * high_width + 4 } else { 0 };
         let (row_stride, col_stride) = (row_width * t.outputs() + 4, col_width * t.rows() + 4);
-        let acts = t.outputs() * OUTPUT_WORDS;
-        let row_terms = acts + t.rows() * ROW_WORDS;
+        let acts = high + t.outputs() * high_stride;
+        // 16 banks from one plane to the other; rows are multiples of 8.
+        let acts_plane = t.rows() * ROW_WORDS + 16;
+        let row_terms = acts + 2 * acts_plane;
         let col_terms = row_terms + SUB_BLOCKS * row_stride;
         let words = col_terms + SUB_BLOCKS * col_stride;
-        // A float for each output of the CTA is left to the kernel.
-        let buffers = if 2 * words + t.outputs() * t.rows() <= SHARED_WORDS { 2 } else { 1 };
-        Regions { acts, row_terms, row_width, row_stride, col_terms, col_width, col_stride, words, buffers }
+        Regions {
+            quants,
+            high,
+            high_width,
+            high_stride,
+            acts,
+            acts_plane,
+            row_terms,
+            row_width,
+            row_stride,
+            col_terms,
+            col_width,
+            col_stride,
+            words,
+        }
     }
 }
 
-/// One matrix's work for a CTA.
+/// Words of a stage of the whole CTA.
+pub(super) const fn stage_words(qtype: QType, t: Tile) -> u32 {
+    Regions::new(qtype, t).words * t.slots * t.parts
+}
+
+/// Stages that fit: with two, a warp may fill one while others read the other.
+pub(super) const fn buffers(qtype: QType, t: Tile, kept: u32) -> u32 {
+    if 2 * stage_words(qtype, t) + kept <= SHARED_WORDS { 2 } else { 1 }
+}
+
+/// One product's work for a CTA.
 pub(super) struct Job<'a> {
+    /// The shape of each matrix.
     pub m: &'a Matrix,
+    /// Matrices whose outputs lie one behind the other in the tile, in equal shares.
+    pub w: &'a [In<u32>],
     pub tile: Tile,
     pub k_split: u32,
-    pub w: In<u32>,
+    /// Stages in shared memory.
+    pub buffers: u32,
     pub x: Act,
     pub first_tile: V<u32>,
     pub batch: Batch,
@@ -110,9 +121,36 @@ impl Job<'_> {
     pub(super) fn regions(&self) -> Regions {
         Regions::new(self.m.qtype, self.tile)
     }
+
+    /// Whether a stage may have places for super-blocks or sub-blocks that the matrix lacks.
+    pub(super) fn is_ragged(&self) -> bool {
+        self.m.tail_sub_blocks() > 0 || self.m.n_super_blocks() % (self.k_split * self.tile.slots) > 0
+    }
 }
 
-/// What a thread has loaded of one super-block: sub-block `thread % 8` of outputs and rows `thread / 8`, `+ 32`, ….
+/// A thread's place among those that stage a part of K.
+#[derive(Clone, Copy)]
+struct Seat {
+    /// Its warp.
+    warp: V<u32>,
+    /// Its row of sub-blocks.
+    row: V<u32>,
+    sub: V<u32>,
+}
+
+#[device]
+fn seat(t: Tile) -> Seat {
+    let warp = if t.parts == 1 { warp_id() } else { warp_id() % t.warps_of_part() };
+    Seat { warp, row: warp * TILE_ROWS + lane_id() / SUB_BLOCKS, sub: lane_id() % SUB_BLOCKS }
+}
+
+/// The part of K that a warp works on.
+#[device]
+pub(super) fn part_of_warp(t: Tile) -> V<u32> {
+    if t.parts == 1 { dev(0u32) } else { warp_id() / t.warps_of_part() }
+}
+
+/// What a thread has loaded of one stage.
 #[derive(Clone)]
 pub(super) struct Loaded {
     weights: Vec<SubBlock>,
@@ -143,32 +181,67 @@ impl Carry for Loaded {
     }
 }
 
-/// Loads the thread's share of a super-block.
+/// The slot and the packed tile within it of a thread's `k`-th sub-block of weights.
 #[device]
-pub(super) fn load(job: &Job, super_block: V<u32>) -> Loaded {
-    let m = job.m;
-    let own = thread_idx_x() / SUB_BLOCKS;
-    let weights_of = |k: u32| {
-        // A warp stages whole tiles, so its lanes are those of the packed form.
-        let cell = (job.first_tile + warp_id() + k * WARPS) * m.n_super_blocks() + super_block;
-        load_sub_block(m.qtype, weights_of_lane(m, job.w, cell), 0)
-    };
-    // Rows that are not active repeat the last that is, as do those that the CTA has no place for.
+fn place_of_weights(t: Tile, warp: V<u32>, k: u32) -> [V<u32>; 2] {
+    let (tiles, at_once) = (t.tiles(), t.warps_of_part());
+    if tiles % at_once == 0 {
+        [dev(k * at_once / tiles), warp + k * at_once % tiles]
+    } else {
+        [warp / tiles + k * (at_once / tiles), warp % tiles]
+    }
+}
+
+/// The super-block in a slot, of those of a part that begin with `first`; one that the matrix lacks becomes another.
+#[device]
+fn in_slot(job: &Job, first: V<u32>, slot: V<u32>) -> V<u32> {
+    let wanted = first + slot * job.k_split;
+    let n = job.m.n_super_blocks();
+    if n % (job.k_split * job.tile.slots) > 0 { min(wanted, n - 1) } else { wanted }
+}
+
+/// The thread's `k`-th sub-block of weights.
+#[device]
+fn load_weights(job: &Job, at: Seat, first: V<u32>, k: u32) -> SubBlock {
+    let (m, t) = (job.m, job.tile);
+    let [slot, tile] = place_of_weights(t, at.warp, k);
+    let share = t.tiles() / job.w.len() as u32;
+    let at_once = t.warps_of_part();
+    // Which matrix: one for the whole warp, known now where the threads' rows of one turn lie in one.
+    let mut w = job.w[if share % at_once == 0 { (k * at_once % t.tiles() / share) as usize } else { 0 }];
+    if share % at_once != 0 && job.w.len() > 1 {
+        let second = job.w[1];
+        if tile >= share {
+            w = second;
+        }
+    }
+    let tile = if job.w.len() > 1 { tile % share } else { tile };
+    // A warp stages whole tiles, so its lanes are those of the packed form.
+    let cell = (job.first_tile + tile) * m.n_super_blocks() + in_slot(job, first, slot);
+    load_sub_block(m.qtype, weights_of_lane(m, w, cell), 0)
+}
+
+/// Loads the thread's share of a stage whose first super-block of the thread's part is `first`.
+#[device]
+pub(super) fn load(job: &Job, first: V<u32>) -> Loaded {
+    let t = job.tile;
+    let at = seat(t);
+    // Rows that are not active repeat the last that is, as do those that the stage has no place for.
     let acts_of = |k: u32| {
-        let own = min(own + k * STAGED_ROWS, job.tile.rows() - 1);
-        let row = min(job.batch.first + own, job.batch.n_active - 1);
-        load_row(job, row, super_block)
+        let staged = min(at.row + k * t.staged_at_once(), t.slots * t.rows() - 1);
+        let row = min(job.batch.first + staged % t.rows(), job.batch.n_active - 1);
+        load_row(job, row, at.sub, in_slot(job, first, staged / t.rows()))
     };
-    let weights: Vec<SubBlock> = (0..job.tile.outputs() / STAGED_ROWS).map(weights_of).collect();
-    let acts: Vec<ActLane> = (0..job.tile.rows().div_ceil(STAGED_ROWS)).map(acts_of).collect();
+    let weights: Vec<SubBlock> =
+        (0..t.weights_of_thread()).map(|k| load_weights(job, at, first, k)).collect();
+    let acts: Vec<ActLane> = (0..t.acts_of_thread()).map(acts_of).collect();
     Loaded { weights, acts }
 }
 
 /// The thread's sub-block of a row of activations.
 #[device]
-fn load_row(job: &Job, row: V<u32>, super_block: V<u32>) -> ActLane {
+fn load_row(job: &Job, row: V<u32>, sub: V<u32>, super_block: V<u32>) -> ActLane {
     let (cols, tail) = (job.m.cols, job.m.tail_sub_blocks());
-    let sub = thread_idx_x() % SUB_BLOCKS;
     // Where the last super-block is cut short, what it lacks is not multiplied: any sub-block does.
     let sub = if tail > 0 {
         select(super_block == job.m.n_super_blocks() - 1 && sub >= tail, 0u32, sub)
@@ -183,33 +256,43 @@ fn load_row(job: &Job, row: V<u32>, super_block: V<u32>) -> ActLane {
 /// Writes what the thread has loaded to the stage at `base`.
 #[device]
 pub(super) fn put(job: &Job, base: Shared<u32>, loaded: &Loaded) {
-    let (qtype, at) = (job.m.qtype, job.regions());
-    let (own, sub) = (thread_idx_x() / SUB_BLOCKS, thread_idx_x() % SUB_BLOCKS);
-    let quants = base.offset(own * OUTPUT_WORDS + sub * 8);
-    let row_place = base.offset(at.row_terms).offset(sub * at.row_stride + own * at.row_width);
+    let (t, at) = (job.tile, job.regions());
+    let seat = seat(t);
+    let base = if t.parts == 1 { base } else { base.offset(part_of_warp(t) * (t.slots * at.words)) };
     for (k, w) in each((0u32..).zip(loaded.weights.iter().copied())) {
-        let [first, second] = quant_bytes(qtype, w);
-        quants.at(k * STAGED_ROWS * OUTPUT_WORDS).store_x4(first);
-        quants.at(k * STAGED_ROWS * OUTPUT_WORDS + 4).store_x4(second);
-        put_row_terms(qtype, row_place.offset(k * STAGED_ROWS * at.row_width), w);
+        let [slot, tile] = place_of_weights(t, seat.warp, k);
+        let output = tile * TILE_ROWS + lane_id() / SUB_BLOCKS;
+        put_weights(job.m.qtype, at, base.offset(slot * at.words), (output, seat.sub, w));
     }
-    let quants = base.offset(at.acts).offset(own * ROW_WORDS + sub * 8);
-    let col_place = base.offset(at.col_terms).offset(sub * at.col_stride + own * at.col_width);
+    let n_rows = t.slots * t.rows();
     for (k, x) in each((0u32..).zip(loaded.acts.iter().copied())) {
-        let quants = quants.offset(k * STAGED_ROWS * ROW_WORDS);
-        let col_place = col_place.offset(k * STAGED_ROWS * at.col_width);
-        if job.tile.rows() < STAGED_ROWS {
-            if own < job.tile.rows() {
-                put_act(at.col_width, quants, col_place, x);
+        let staged = seat.row + k * t.staged_at_once();
+        let base = if t.slots == 1 { base } else { base.offset(staged / t.rows() * at.words) };
+        let row = if t.slots == 1 { staged } else { staged % t.rows() };
+        if n_rows < (k + 1) * t.staged_at_once() {
+            if staged < n_rows {
+                put_act(at, base, (row, seat.sub), x);
             }
         } else {
-            put_act(at.col_width, quants, col_place, x);
+            put_act(at, base, (row, seat.sub), x);
         }
     }
 }
 
 #[device]
-fn put_row_terms(qtype: QType, to: Shared<u32>, w: SubBlock) {
+fn put_weights(qtype: QType, at: Regions, base: Shared<u32>, (output, sub, w): (V<u32>, V<u32>, SubBlock)) {
+    let quants = base.offset(output * ROW_WORDS + sub * 4);
+    quants.at(0).store_x4(w.quants[0]);
+    if at.high > at.quants {
+        quants.at(at.quants).store_x4(w.quants[1]);
+    }
+    let high = base.offset(at.high).offset(output * at.high_stride + sub * at.high_width);
+    match at.high_width {
+        0 => {}
+        1 => high.at(0).store(w.high[0]),
+        _ => high.at(0).store_x2(w.high),
+    }
+    let to = base.offset(at.row_terms).offset(sub * at.row_stride + output * at.row_width);
     match row_terms(qtype, w)[..] {
         [one] => to.at(0).store(one),
         [one, two] => to.at(0).store_x2([one, two]),
@@ -220,11 +303,13 @@ fn put_row_terms(qtype: QType, to: Shared<u32>, w: SubBlock) {
 
 /// A row's quants and what they multiply by: the scale, and the sum where the type's formula has a min.
 #[device]
-fn put_act(width: u32, quants: Shared<u32>, to: Shared<u32>, x: ActLane) {
+fn put_act(at: Regions, base: Shared<u32>, (row, sub): (V<u32>, V<u32>), x: ActLane) {
+    let quants = base.offset(at.acts).offset(row * ROW_WORDS + sub * 4);
     let (low, high) = (x.low, x.high);
     quants.at(0).store_x4([low[0], high[0], low[1], high[1]]);
-    quants.at(4).store_x4([low[2], high[2], low[3], high[3]]);
-    match width {
+    quants.at(at.acts_plane).store_x4([low[2], high[2], low[3], high[3]]);
+    let to = base.offset(at.col_terms).offset(sub * at.col_stride + row * at.col_width);
+    match at.col_width {
         1 => to.at(0).store(x.scale.bits()),
         _ => {
             let sum = dp2a_lo_ss(x.sums.as_i32(), dev(0x0101i32), dev(0i32));

@@ -1,39 +1,18 @@
 //! Products for many rows on tensor cores: a CTA computes 32 or more outputs of 8 or more rows, so that weights come from
 //! memory once for all of them.
 
-use super::multiply::{shared_words, sums_of_tile};
-use super::stage::{Job, Tile, WARPS};
+use super::multiply::{element, has_elements, shared_words, sums_of_tile};
+use super::stage::{Job, buffers};
+use super::tile::Tile;
 use super::{Batch, Gemm, GemmGateUp, GemmQkv, Target};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::gemv::{Act, Epilogue};
 use crate::kernels::{ffn, quantize};
-use crate::layout::{Matrix, SUB_BLOCK};
-use ::plan::QType;
+use crate::layout::{Matrix, SUB_BLOCK, TILE_ROWS};
 
-const THREADS: u32 = 32 * WARPS;
-/// Two CTAs a multiprocessor leave each thread 128 registers.
-const MIN_CTAS: u32 = 2;
-
-/// The tile for matrices that share a launch, or `None` where the lanes' walk is the better way: few rows, plain types, and
-/// matrices smaller than a tile.
-pub(super) fn choose(matrices: &[Matrix], k_split: u32, rows: u32) -> Option<Tile> {
-    // Sums of more rows, and the wider sub-blocks of Q6_K, leave registers for fewer rows and fewer super-blocks on their way.
-    let wide = matrices.iter().any(|m| matches!(m.qtype, QType::Q6K));
-    let n = rows.div_ceil(8).next_power_of_two().min(if wide { 2 } else { 4 });
-    let depth = if n == 1 || (n == 2 && !wide) { 2 } else { 1 };
-    let tile = Tile { m: 2, n, depth };
-    let fits =
-        |m: &Matrix| !m.qtype.is_plain() && m.n_tiles() >= tile.tiles() && m.n_super_blocks() >= k_split;
-    (rows > 4 && matrices.iter().all(fits)).then_some(tile)
-}
-
-/// CTAs in the direction of outputs.
-fn ctas(m: &Matrix, t: Tile) -> u32 {
-    m.n_tiles().div_ceil(t.tiles())
-}
-
-fn words(matrices: &[Matrix], t: Tile) -> u32 {
-    matrices.iter().map(|m| shared_words(m.qtype, t)).max().unwrap_or(0)
+/// Words of shared memory for products of any of the matrices, beside `kept` that others need.
+fn words(matrices: &[Matrix], t: Tile, kept: u32) -> u32 {
+    matrices.iter().map(|m| shared_words(m.qtype, t, kept)).max().unwrap_or(0)
 }
 
 /// The CTA's row of tiles in the grid, before its outputs are known.
@@ -45,21 +24,23 @@ struct Work {
     batch: Batch,
     control: In<u32>,
     memory: Shared<u32>,
+    /// Words of shared memory that are not the products'.
+    kept: u32,
 }
 
 impl Work {
-    fn job<'a>(&self, m: &'a Matrix, w: In<u32>, first_tile: V<u32>) -> Job<'a> {
-        let Work { tile, k_split, x, batch, memory, .. } = *self;
-        Job { m, tile, k_split, w, x, first_tile, batch, memory }
+    fn job<'a>(&self, m: &'a Matrix, w: &'a [In<u32>], first_tile: V<u32>) -> Job<'a> {
+        let Work { tile, k_split, x, batch, memory, kept, .. } = *self;
+        let buffers = buffers(m.qtype, tile, kept);
+        Job { m, w, tile, k_split, buffers, x, first_tile, batch, memory }
     }
 }
 
-/// The output and the row of activations of a thread's element `i`, from those of the CTA.
+/// The first row of activations of a CTA: rows are the fast direction of the grid, so that CTAs which run together share
+/// weights.
 #[device]
-fn element(t: Tile, i: u32, (first_output, first_row): (V<u32>, V<u32>)) -> [V<u32>; 2] {
-    let (thread, own) = (thread_idx_x(), thread_idx_x() % 128);
-    let output = first_output + (thread / 128 + 2 * i % t.m) * 16 + own % 16;
-    [output, first_row + (2 * i / t.m * 8 + own / 16)]
+fn batch_of_cta(t: Tile, control: In<u32>) -> Batch {
+    Batch { first: block_idx_x() * t.rows(), n_active: control.at(0).load() }
 }
 
 /// Computes the outputs of one CTA; `to.first` counts tiles of the CTA's size.
@@ -70,13 +51,15 @@ fn outputs_of_cta(m: &Matrix, work: &Work, w: In<u32>, to: Target) {
     let whole = m.n_tiles() % t.tiles() == 0;
     // A CTA at the edge begins earlier, where whole tiles lie, and stores only what is its own.
     let first_tile = if whole { wanted } else { min(wanted, m.n_tiles() - t.tiles()) };
-    let sums = sums_of_tile(&work.job(m, w, first_tile));
+    let sums = sums_of_tile(&work.job(m, &[w], first_tile));
     // Loaded again, so that it takes no register while super-blocks are multiplied.
     let n_active = work.control.at(0).load();
     for (i, sum) in each((0u32..).zip(sums)) {
-        let [output, row] = element(t, i, (first_tile * 4, block_idx_y() * t.rows()));
-        let mine = if whole { row < n_active } else { row < n_active && output >= wanted * 4 };
-        if mine && output < m.rows {
+        let [output, row] = element(t, i);
+        let (output, row) = (first_tile * 4 + output, block_idx_x() * t.rows() + row);
+        let mine = has_elements(t) && row < n_active && output < m.rows;
+        let mine = if whole { mine } else { mine && output >= wanted * 4 };
+        if mine {
             let place = to.y.at(row * to.stride + output);
             match work.epilogue {
                 Epilogue::Store => place.store(sum),
@@ -89,9 +72,9 @@ fn outputs_of_cta(m: &Matrix, work: &Work, w: In<u32>, to: Target) {
 /// y[i,n] = Σ_k W[n,k]·x[i,k], or y[i,n] += …, for the active rows i
 /// shapes   W (outputs, cols) packed · x (rows, cols) int8 blocks of 32 · y (rows, outputs) f32
 /// layout   warp j multiplies sub-block j of each super-block, 16 outputs by 8 rows an mma; super-blocks go through shared memory
-/// launch   grid (ceil(outputs / (16·m)), ceil(rows / (8·n))), block 256, shared at most 48 KiB
+/// launch   grid (ceil(rows / rows of a tile), ceil(outputs / those of a tile)), block 32 a warp, shared at most 48 KiB
 /// source   GGML block types; PTX ISA, mma.m16n8k32; order of the sum: docs/numerics.md
-#[kernel(grid = (ctas(&s.matrix, t), s.rows.div_ceil(t.rows())), block = THREADS, min_ctas = MIN_CTAS)]
+#[kernel(grid = (s.rows.div_ceil(t.rows()), t.ctas(&s.matrix)), block = t.threads(), min_ctas = t.resident)]
 fn gemm_tiles(
     s: &Gemm,
     t: Tile,
@@ -101,25 +84,25 @@ fn gemm_tiles(
     meta: In<u32>,
     y: InOut<f32>,
 ) {
-    let batch = Batch { first: block_idx_y() * t.rows(), n_active: control.at(0).load() };
+    let batch = batch_of_cta(t, control);
     if batch.first >= batch.n_active {
         return;
     }
-    let memory = shared::<u32>(words(&[s.matrix], t));
-    let x = Act { quants, meta };
-    let work = Work { tile: t, k_split: s.split.k_split, epilogue: s.epilogue, x, batch, control, memory };
-    outputs_of_cta(&s.matrix, &work, w, Target { y, stride: s.matrix.rows, first: cta_id() });
+    let memory = shared::<u32>(words(&[s.matrix], t, 0));
+    let (x, k_split, epilogue) = (Act { quants, meta }, s.split.k_split, s.epilogue);
+    let work = Work { tile: t, k_split, epilogue, x, batch, control, memory, kept: 0 };
+    outputs_of_cta(&s.matrix, &work, w, Target { y, stride: s.matrix.rows, first: block_idx_y() });
 }
 
 /// qkv[i] = (Wq x[i], Wk x[i], Wv x[i]) for the active rows i
 /// shapes   Wq (q_dim, cols) · Wk, Wv (kv_dim, cols), packed, types may differ · x (rows, cols) int8 · qkv (rows, q_dim + 2 kv_dim) f32
 /// layout   as gemm_tiles; CTAs are dealt to Q, then K, then V
-/// launch   grid (the sum of the three, ceil(rows / (8·n))), block 256, shared at most 48 KiB
+/// launch   as gemm_tiles, with the sum of the three
 /// source   GGML block types; PTX ISA, mma.m16n8k32; order of the sum: docs/numerics.md
 #[kernel(
-    grid = (s.matrices.iter().map(|m| ctas(m, t)).sum::<u32>(), s.rows.div_ceil(t.rows())),
-    block = THREADS,
-    min_ctas = MIN_CTAS
+    grid = (s.rows.div_ceil(t.rows()), s.matrices.iter().map(|m| t.ctas(m)).sum::<u32>()),
+    block = t.threads(),
+    min_ctas = t.resident
 )]
 fn gemm_qkv_tiles(
     s: &GemmQkv,
@@ -132,18 +115,17 @@ fn gemm_qkv_tiles(
     meta: In<u32>,
     qkv: InOut<f32>,
 ) {
-    let batch = Batch { first: block_idx_y() * t.rows(), n_active: control.at(0).load() };
+    let batch = batch_of_cta(t, control);
     if batch.first >= batch.n_active {
         return;
     }
     let [q, k, v] = &s.matrices;
-    let memory = shared::<u32>(words(&s.matrices, t));
-    let x = Act { quants, meta };
-    let work =
-        Work { tile: t, k_split: s.split.k_split, epilogue: Epilogue::Store, x, batch, control, memory };
+    let memory = shared::<u32>(words(&s.matrices, t, 0));
+    let (x, k_split, epilogue) = (Act { quants, meta }, s.split.k_split, Epilogue::Store);
+    let work = Work { tile: t, k_split, epilogue, x, batch, control, memory, kept: 0 };
     let stride = s.outputs();
-    let cta = cta_id();
-    let (n_q, n_k) = (ctas(q, t), ctas(k, t));
+    let cta = block_idx_y();
+    let (n_q, n_k) = (t.ctas(q), t.ctas(k));
     if cta < n_q {
         outputs_of_cta(q, &work, wq, Target { y: qkv, stride, first: cta });
     } else {
@@ -158,10 +140,15 @@ fn gemm_qkv_tiles(
 
 /// q[i], a[i] = quantize(silu(Wg x[i]) · (Wu x[i])) for the active rows i
 /// shapes   Wg, Wu (hidden_dim, dim) packed · x (rows, dim) int8 · quants (rows, hidden_dim) i8 · meta (rows, hidden_dim / 32)
-/// layout   as gemm_tiles; a CTA computes the gate, then the other factor, of whole activation blocks
-/// launch   grid (hidden_dim / (16·m), ceil(rows / (8·n))), block 256, shared at most 48 KiB
+/// layout   as gemm_tiles; a CTA computes whole activation blocks, of matrices of one type the gate and the other factor in one
+///          tile, else one after the other
+/// launch   grid (ceil(rows / rows of a tile), hidden_dim / 32), block 32 a warp, shared at most 48 KiB
 /// source   as gate_up_swiglu
-#[kernel(grid = (ctas(&s.gate, t), s.rows.div_ceil(t.rows())), block = THREADS, min_ctas = MIN_CTAS)]
+#[kernel(
+    grid = (s.rows.div_ceil(t.rows()), s.gate.rows / SUB_BLOCK),
+    block = t.threads(),
+    min_ctas = t.resident
+)]
 fn gemm_gate_up_tiles(
     s: &GemmGateUp,
     t: Tile,
@@ -173,35 +160,62 @@ fn gemm_gate_up_tiles(
     quants: Out<u8>,
     meta: Out<u32>,
 ) {
-    let batch = Batch { first: block_idx_y() * t.rows(), n_active: control.at(0).load() };
+    let batch = batch_of_cta(t, control);
     if batch.first >= batch.n_active {
         return;
     }
-    let memory = shared::<u32>(words(&[s.gate, s.up], t));
     let x = Act { quants: x_quants, meta: x_meta };
-    let work = Work { tile: t, k_split: 1, epilogue: Epilogue::Store, x, batch, control, memory };
-    let first_tile = cta_id() * t.tiles();
-    // [row][output], a warp's block in one stretch. The gate waits here for the other factor.
-    let values = shared::<f32>(t.outputs() * t.rows());
-    for (i, g) in each((0u32..).zip(sums_of_tile(&work.job(&s.gate, gate, first_tile)))) {
-        let [output, row] = element(t, i, (dev(0u32), dev(0u32)));
-        values.at(row * t.outputs() + output).store(g);
-    }
-    for (i, u) in each((0u32..).zip(sums_of_tile(&work.job(&s.up, up, first_tile)))) {
-        let [output, row] = element(t, i, (dev(0u32), dev(0u32)));
-        let place = values.at(row * t.outputs() + output);
-        place.store(ffn::gated(s.activation, place.load(), u));
+    // Values are [row][output]. Beside each other the matrices are done when values need memory.
+    let n_values = SUB_BLOCK * t.rows();
+    let kept = if t.outputs() == SUB_BLOCK { n_values } else { 0 };
+    let memory = shared::<u32>(words(&[s.gate, s.up], t, kept).max(n_values));
+    let work = Work { tile: t, k_split: 1, epilogue: Epilogue::Store, x, batch, control, memory, kept };
+    let values = if kept > 0 { shared::<f32>(kept) } else { memory.cast::<f32>() };
+    let first_tile = block_idx_y() * (SUB_BLOCK / TILE_ROWS);
+    if kept > 0 {
+        let gates = sums_of_tile(&work.job(&s.gate, &[gate], first_tile));
+        put_gates(t, values, &gates);
+        let ups = sums_of_tile(&work.job(&s.up, &[up], first_tile));
+        put_products(s, t, values, &ups);
+    } else {
+        let sums = sums_of_tile(&work.job(&s.gate, &[gate, up], first_tile));
+        put_gates(t, values, &sums);
+        sync_threads();
+        put_products(s, t, values, &sums);
     }
     sync_threads();
     let n_active = control.at(0).load();
-    let per_row = t.outputs() / SUB_BLOCK;
-    for i in unroll(0..per_row * t.n) {
-        let own = i % t.n * WARPS + warp_id();
-        let value = values.at(own * t.outputs() + i / t.n * SUB_BLOCK + lane_id()).load();
-        let row = block_idx_y() * t.rows() + own;
-        if row < n_active {
-            let block = row * (s.gate.rows / SUB_BLOCK) + cta_id() * per_row + i / t.n;
+    for i in unroll(0..t.rows() / t.warps().min(t.rows())) {
+        let own = i * t.warps() + warp_id();
+        let row = block_idx_x() * t.rows() + own;
+        if row < n_active && own < t.rows() {
+            let value = values.at(own * SUB_BLOCK + lane_id()).load();
+            let block = row * (s.gate.rows / SUB_BLOCK) + block_idx_y();
             quantize::store_lane(value, block, quants, meta);
+        }
+    }
+}
+
+/// Stores the thread's sums of gates.
+#[device]
+fn put_gates(t: Tile, values: Shared<f32>, sums: &[V<f32>]) {
+    for (i, sum) in each((0u32..).zip(sums.iter().copied())) {
+        let [output, row] = element(t, i);
+        if has_elements(t) && output < SUB_BLOCK {
+            values.at(row * SUB_BLOCK + output).store(sum);
+        }
+    }
+}
+
+/// Puts the products in the places of gates.
+#[device]
+fn put_products(s: &GemmGateUp, t: Tile, values: Shared<f32>, sums: &[V<f32>]) {
+    let first = t.outputs() - SUB_BLOCK;
+    for (i, sum) in each((0u32..).zip(sums.iter().copied())) {
+        let [output, row] = element(t, i);
+        if has_elements(t) && output >= first {
+            let place = values.at(row * SUB_BLOCK + (output - first));
+            place.store(ffn::gated(s.activation, place.load(), sum));
         }
     }
 }

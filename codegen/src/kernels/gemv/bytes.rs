@@ -16,6 +16,16 @@ const fn offset(qtype: QType) -> u32 {
     }
 }
 
+/// Each byte of a word less the type's offset, without borrows: q + 128 − offset is below 256, and its highest bit is the
+/// sign's opposite.
+#[device]
+fn signed(qtype: QType, word: V<u32>) -> V<u32> {
+    match offset(qtype) {
+        0 => word,
+        offset => (word + (0x80 - offset) * 0x0101_0101) ^ 0x8080_8080,
+    }
+}
+
 /// The 32 quants of the lane's sub-block as bytes in ascending order, in two halves. They are signed, less the offset of
 /// the type's formula, or below 128.
 #[device]
@@ -26,13 +36,33 @@ pub(in crate::kernels) fn quant_bytes(qtype: QType, w: SubBlock) -> [[V<u32>; 4]
         QType::Q5K | QType::Q5_0 | QType::Q5_1 => five_bits(w.quants[0], w.high[0], g),
         _ => [w.quants[0][g] & 0x0f0f_0f0f, w.quants[0][g] >> 4 & 0x0f0f_0f0f],
     };
-    // Each byte less the offset, without borrows: q + 128 − offset is below 256, and its highest bit is the sign's opposite.
-    let signed = |word: V<u32>| match offset(qtype) {
-        0 => word,
-        offset => (word + (0x80 - offset) * 0x0101_0101) ^ 0x8080_8080,
-    };
-    let groups = [stored(0), stored(1), stored(2), stored(3)].map(|pair| pair.map(signed));
+    let groups = [0, 1, 2, 3].map(|g| stored(g).map(|word| signed(qtype, word)));
     [groups.map(|pair| pair[0]), groups.map(|pair| pair[1])]
+}
+
+/// Quants `4 k …` and `16 + 4 k …` of a sub-block as bytes, from its word `k` (Q8_0: those of both halves) and its high bits,
+/// where `k` may differ between lanes. They are signed, less the offset of the type's formula, or below 128.
+#[device]
+pub(in crate::kernels) fn word_bytes(
+    qtype: QType,
+    quants: [V<u32>; 2],
+    high: [V<u32>; 2],
+    k: V<u32>,
+) -> [V<u32>; 2] {
+    let nibbles = [quants[0] & 0x0f0f_0f0f, quants[0] >> 4 & 0x0f0f_0f0f];
+    let stored = match qtype {
+        QType::Q8_0 => quants,
+        QType::Q6K => {
+            let bits = high.map(|word| word >> (k * 2) << 4 & 0x3030_3030);
+            [nibbles[0] | bits[0], nibbles[1] | bits[1]]
+        }
+        QType::Q5K | QType::Q5_0 | QType::Q5_1 => {
+            let bits = high[0] >> k;
+            [nibbles[0] | high[0] << (4 - k) & 0x1010_1010, nibbles[1] | bits & 0x1010_1010]
+        }
+        _ => nibbles,
+    };
+    stored.map(|word| signed(qtype, word))
 }
 
 /// What the lane's row contributes to a product besides its quants, as bits:

@@ -19,7 +19,7 @@ mod k_quants;
 mod lanes;
 mod plain;
 
-pub(super) use bytes::{quant_bytes, row_terms};
+pub(super) use bytes::{row_terms, word_bytes};
 pub(super) use floats::Floats;
 pub(super) use lanes::{
     Act, ActLane, Seat, SubBlock, Vector, dot_of_columns, dot_of_lane, load_act, load_sub_block,
