@@ -3,8 +3,8 @@
 //! Warp `j` of a team multiplies sub-block `j` of all its outputs and rows: one `mma` is one sub-block of 16 outputs times 8
 //! rows, exact in integers.
 
-use super::stage::{Job, Loaded, ROW_WORDS, SHARED_WORDS, load, part_of_warp, put, stage_words};
-use super::tile::{TEAM, Tile};
+use super::stage::{Job, Loaded, ROW_WORDS, load, part_of_warp, put, stage_words};
+use super::tile::{SHARED_WORDS, TEAM, Tile};
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
 use crate::kernels::gemv::word_bytes;

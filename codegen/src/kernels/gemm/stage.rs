@@ -8,7 +8,7 @@
 //! so that neither the threads that write nor the lanes that read meet in a bank.
 
 use super::Batch;
-use super::tile::Tile;
+use super::tile::{SHARED_WORDS, Tile};
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
 use crate::kernels::gemv::{Act, ActLane, SubBlock, load_act, load_sub_block, row_terms, weights_of_lane};
@@ -17,8 +17,6 @@ use ::plan::QType;
 
 /// Words from one output or row to the next: 8 sub-blocks of 4, and 4 that shift the banks.
 pub(super) const ROW_WORDS: u32 = 36;
-/// Words of shared memory that a CTA may have: 48 KiB.
-pub(super) const SHARED_WORDS: u32 = 12_288;
 
 /// Where the parts of a staged super-block start, in words.
 #[derive(Clone, Copy)]
@@ -124,7 +122,8 @@ impl Job<'_> {
 
     /// Whether a stage may have places for super-blocks or sub-blocks that the matrix lacks.
     pub(super) fn is_ragged(&self) -> bool {
-        self.m.tail_sub_blocks() > 0 || self.m.n_super_blocks() % (self.k_split * self.tile.slots) > 0
+        self.m.tail_sub_blocks() > 0
+            || !self.m.n_super_blocks().is_multiple_of(self.k_split * self.tile.slots)
     }
 }
 
@@ -197,7 +196,7 @@ fn place_of_weights(t: Tile, warp: V<u32>, k: u32) -> [V<u32>; 2] {
 fn in_slot(job: &Job, first: V<u32>, slot: V<u32>) -> V<u32> {
     let wanted = first + slot * job.k_split;
     let n = job.m.n_super_blocks();
-    if n % (job.k_split * job.tile.slots) > 0 { min(wanted, n - 1) } else { wanted }
+    if n.is_multiple_of(job.k_split * job.tile.slots) { wanted } else { min(wanted, n - 1) }
 }
 
 /// The thread's `k`-th sub-block of weights.

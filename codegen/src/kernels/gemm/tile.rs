@@ -4,10 +4,11 @@
 //! its own. A CTA has one team or several, side by side over outputs or over parts of K.
 
 use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS};
-use ::plan::QType;
 
 /// Warps of a team: one for each sub-block index.
 pub(super) const TEAM: u32 = SUB_BLOCKS;
+/// Words of shared memory that a CTA may have: 48 KiB.
+pub(super) const SHARED_WORDS: u32 = 12_288;
 /// Rows of 8 sub-blocks that the threads of a team stage at once.
 const STAGED_ROWS: u32 = 32 * TEAM / SUB_BLOCKS;
 
@@ -113,13 +114,11 @@ pub(super) fn choose(matrices: &[Matrix], k_split: u32, rows: u32) -> Option<Til
     let n = fragments_of(rows);
     let ctas = |t: Tile| matrices.iter().map(|m| t.ctas(m)).sum::<u32>() * rows.div_ceil(t.rows());
     let small = Tile { m: 2, n, across: 1, parts: 1, slots: 1, depth: 1, resident: 2 };
-    let wide = matrices.iter().any(|m| matches!(m.qtype, QType::Q6K));
     let mut tile = match n {
         8 => Tile { across: 2, resident: 1, ..small },
         4 => small,
         _ => Tile { depth: 2, ..small },
     };
-    let _ = wide;
     if !fits(tile, matrices, k_split, rows) {
         tile = small;
     }
