@@ -1,6 +1,6 @@
-//! `monomorph profile`: where the time of a token goes.
+//! `monomorph profile`: where the time of a step goes.
 //!
-//! One step, launch by launch, each timed on the device. Launches are added up at three levels: `macro` by part of the
+//! One step of any number of rows, launch by launch, each timed on the device. Launches are added up at three levels: `macro` by part of the
 //! model, `midi` by kernel, `micro` not at all. Beside each time stands its floor: the bytes that the launch must move,
 //! at the bandwidth that reads reach.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use monomorph::plan::{KernelDesc, Launch, Step, Table};
+use monomorph::plan::{KernelDesc, Launch, Step, StepKind, Table};
 use monomorph::runtime::Session;
 use serde::Serialize;
 
@@ -30,6 +30,12 @@ pub struct Profile {
     /// Tokens in the cache before the step that is timed
     #[arg(long, default_value_t = 64, value_name = "N")]
     depth: u32,
+    /// Rows of the step: tokens of one sequence, one behind the other
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rows: u32,
+    /// A step of prefill instead of one that decodes
+    #[arg(long)]
+    prefill: bool,
     /// How often the step is timed; the median of each launch counts
     #[arg(short = 'r', long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
@@ -59,6 +65,8 @@ struct Report {
     spec: String,
     level: String,
     depth: u32,
+    rows: u32,
+    prefill: bool,
     repetitions: u32,
     step_us: f64,
     floor_us: f64,
@@ -87,16 +95,17 @@ impl Profile {
     pub fn run(mut self) -> Result<()> {
         let origin = self.model.open()?;
         let opened = self.device.open()?;
-        self.model.context.get_or_insert(self.depth + self.repetitions + 1);
+        self.model.context.get_or_insert(self.depth + self.rows);
         let prepared = self.model.prepare(origin, opened.queue.as_ref())?;
         let table = &prepared.table;
-        let step = table.single().context("the table has no step")?;
+        let index = find_step(table, self.rows, self.kind())?;
+        let step = &table.steps[index];
         let model = prepared.load(&opened.queue)?;
         let mut session = model.session()?;
         let tokens: Vec<u32> =
             (0..self.depth).map(|i| i.wrapping_mul(2_654_435_761) % table.dims.vocab_size).collect();
         session.take(&tokens)?;
-        let times = self.times(&mut session)?;
+        let times = self.times(&mut session, (index, table.dims.vocab_size))?;
         let rows = rows(table, step, (&times, self.depth), self.level);
         let report = Report {
             device: opened.queue.name().to_owned(),
@@ -104,6 +113,8 @@ impl Profile {
             spec: table.spec.to_string(),
             level: format!("{:?}", self.level).to_lowercase(),
             depth: self.depth,
+            rows: self.rows,
+            prefill: self.prefill,
             repetitions: self.repetitions,
             step_us: rows.iter().map(|row| row.us).sum(),
             floor_us: rows.iter().map(|row| row.floor_us).sum(),
@@ -120,13 +131,18 @@ impl Profile {
         out.finish()
     }
 
+    fn kind(&self) -> StepKind {
+        if self.prefill { StepKind::Prefill } else { StepKind::Decode }
+    }
+
     /// The median time of each launch.
-    fn times(&self, session: &mut Session) -> Result<Vec<Duration>> {
+    fn times(&self, session: &mut Session, (step, vocab_size): (usize, u32)) -> Result<Vec<Duration>> {
+        let tokens: Vec<u32> = (0..self.rows).map(|i| i.wrapping_mul(40_503) % vocab_size).collect();
         let mut samples: Vec<Vec<Duration>> = Vec::new();
         // The first round warms caches and clocks; it is not counted.
         for round in 0..=self.repetitions {
             session.rewind(self.depth)?;
-            let times = session.profile_step(1)?;
+            let times = session.profile_rows(step, &tokens)?;
             if round > 0 {
                 samples.resize_with(times.len(), Vec::new);
                 samples.iter_mut().zip(times).for_each(|(of, time)| of.push(time));
@@ -135,6 +151,14 @@ impl Profile {
         samples.iter_mut().for_each(|of| of.sort_unstable());
         Ok(samples.iter().map(|of| of.get(of.len() / 2).copied().unwrap_or_default()).collect())
     }
+}
+
+/// The step that takes so many rows, and none more.
+fn find_step(table: &Table, rows: u32, kind: StepKind) -> Result<usize> {
+    let of_kind = |step: &&Step| step.kind == kind;
+    let found = table.steps.iter().position(|step| of_kind(&step) && step.rows == rows);
+    let sizes: Vec<String> = table.steps.iter().filter(of_kind).map(|step| step.rows.to_string()).collect();
+    found.with_context(|| format!("no such step of {rows} rows; there are those of {}", sizes.join(", ")))
 }
 
 /// Bytes and multiply-adds of a launch at `depth`: the table gives those of attention for one position.
@@ -221,9 +245,10 @@ impl Report {
                 format!("{:.2}", row.intensity),
             ]
         };
+        let kind = if self.prefill { " of prefill" } else { "" };
         let mut lines = vec![format!(
-            "{} (spec {}) on {}: one token after {} others",
-            self.model, self.spec, self.device, self.depth
+            "{} (spec {}) on {}: a step{kind} of {} rows after {} tokens",
+            self.model, self.spec, self.device, self.rows, self.depth
         )];
         lines.extend(table_text::columns(&header, &self.operations.iter().map(cells).collect::<Vec<_>>()));
         lines.push(format!(
@@ -260,6 +285,18 @@ mod tests {
             sizes.push(rows.len());
         }
         assert!(sizes[0] < sizes[1] && sizes[1] < sizes[2], "{sizes:?}");
+    }
+
+    #[test]
+    fn steps_are_found_by_rows_and_kind() {
+        let table = tiny();
+        let of =
+            |rows, kind| find_step(&table, rows, kind).map(|i| (table.steps[i].rows, table.steps[i].kind));
+        for step in table.steps.iter() {
+            assert_eq!(of(step.rows, step.kind).unwrap(), (step.rows, step.kind));
+        }
+        let words = of(3, StepKind::Prefill).unwrap_err().to_string();
+        assert!(words.contains("of 3 rows; there are those of 32"), "{words}");
     }
 
     #[test]

@@ -179,6 +179,28 @@ impl Session {
         Ok(times)
     }
 
+    /// Runs the step `step` of the table for `tokens` at the session's next positions, launch by launch, with head where it
+    /// has one, and gives the time of each launch. The session stays where it is; what it has there is overwritten.
+    ///
+    /// # Errors
+    /// [`Error::BatchRows`] when there is no such step or it has fewer rows than there are tokens, or there are none;
+    /// as [`Session::step`]; or when the device fails.
+    pub fn profile_rows(&mut self, step: usize, tokens: &[u32]) -> Result<Vec<Duration>, Error> {
+        let table = self.model.table();
+        let found = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        let limit = table.steps.get(step).map_or(0, |step| step.rows);
+        let of_step = table.steps.get(step).filter(|_| found > 0 && found <= limit);
+        let too_many = || Error::BatchRows { spec: table.spec.to_string(), found, limit };
+        let step = of_step.ok_or_else(too_many)?;
+        self.check_tokens(tokens)?;
+        let mut engine = Engine::new(&self.model, step)?;
+        let queue = self.model.queue().as_ref();
+        engine.seat(queue, 0, &self.caches)?;
+        let places = tokens.iter().zip(self.position..);
+        engine.set(queue, places.map(|(token, position)| Row { token: *token, position, seat: 0 }))?;
+        Ok(self.model.kernels().profile(engine.calls())?)
+    }
+
     /// Waits for the last step and copies the bytes of the buffer that holds `slot`, for debugging and comparison.
     ///
     /// # Errors
