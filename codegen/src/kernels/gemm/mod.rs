@@ -102,6 +102,11 @@ impl GemmGateUp {
     }
 }
 
+/// What a launch wants of a tile. Results do not depend on it, and the device is that of all measurements.
+fn wanted(matrices: &[Matrix], k_split: u32, rows: u32) -> tile::Wanted<'_> {
+    tile::Wanted { matrices, k_split, rows, n_sms: tile::SMS }
+}
+
 /// Bytes of `n` f32 outputs for each of `rows` rows.
 fn output_bytes(n: u32, rows: u32) -> u64 {
     u64::from(n) * u64::from(rows) * 4
@@ -120,7 +125,7 @@ impl Operation for Gemm {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tile::choose(&[self.matrix], self.split.k_split, self.rows) {
+        match tile::choose(wanted(&[self.matrix], self.split.k_split, self.rows)) {
             Some(tile) => tiles::build(self, tile),
             None => columns::build(self),
         }
@@ -151,7 +156,7 @@ impl Operation for GemmQkv {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tile::choose(&self.matrices, self.split.k_split, self.rows) {
+        match tile::choose(wanted(&self.matrices, self.split.k_split, self.rows)) {
             Some(tile) => tiles::build_qkv(self, tile),
             None => columns::build_qkv(self),
         }
@@ -187,7 +192,7 @@ impl Operation for GemmGateUp {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tile::choose_pair(&[self.gate, self.up], self.rows) {
+        match tile::choose_pair(wanted(&[self.gate, self.up], 1, self.rows)) {
             Some(tile) => tiles::build_gate_up(self, tile),
             None => columns::build_gate_up(self),
         }

@@ -3,7 +3,7 @@
 //! Warp `j` of a team multiplies sub-block `j` of all its outputs and rows: one `mma` is one sub-block of 16 outputs times 8
 //! rows, exact in integers.
 
-use super::stage::{Job, Loaded, ROW_WORDS, load, part_of_warp, put, stage_words};
+use super::stage::{Acts, Job, ROW_WORDS, Weights, load_acts, load_weights, part_of_warp, put, stage_words};
 use super::tile::{SHARED_WORDS, TEAM, Tile};
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
@@ -33,10 +33,13 @@ const fn sums_at_once(t: Tile) -> u32 {
 
 /// What goes around the loop over stages.
 struct State {
-    /// Stages on their way.
-    ring: Vec<Loaded>,
-    /// The first super-block of the stage to be loaded next, of the thread's part.
-    ahead: V<u32>,
+    /// Weights of stages on their way.
+    weights: Vec<Weights>,
+    /// The first super-block of the stage whose weights are to be loaded next, of the thread's part.
+    next_weights: V<u32>,
+    /// The same of activations, which are near and need not be sent for as early.
+    acts: Vec<Acts>,
+    next_acts: V<u32>,
     /// The first super-block of the stage to be multiplied next.
     now: V<u32>,
     /// A fragment of 4 sums for each pair of operands: `[n][m][4]`.
@@ -47,21 +50,15 @@ struct State {
 
 impl Carry for State {
     fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
-        self.ring.carry(f);
-        self.ahead.carry(f);
+        self.weights.carry(f);
+        self.next_weights.carry(f);
+        self.acts.carry(f);
+        self.next_acts.carry(f);
         self.now.carry(f);
         self.acc.carry(f);
         self.totals.carry(f);
     }
 }
-
-/// Whether a step sends for another stage.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Refill {
-    Yes,
-    No,
-}
-impl BuildTime for Refill {}
 
 impl Job<'_> {
     /// Super-blocks from one stage of a part to the next.
@@ -95,51 +92,58 @@ fn after(job: &Job, first: V<u32>) -> V<u32> {
 /// The CTA's outputs, those of a thread in the order of [`element`].
 #[device]
 pub(super) fn sums_of_tile(job: &Job) -> Vec<V<f32>> {
-    let (n, depth, t) = (job.stages() * job.rounds(), job.tile.depth, job.tile);
+    let (n, t) = (job.stages() * job.rounds(), job.tile);
     let first = part_of_warp(t);
     let mut state = State {
-        ring: Vec::new(),
-        ahead: first,
+        weights: Vec::new(),
+        next_weights: first,
+        acts: Vec::new(),
+        next_acts: first,
         now: first,
         acc: vec![dev(0.0f32); (4 * t.fragments()) as usize],
         totals: vec![dev(0.0f32); t.sums_of_thread() as usize],
     };
-    for _ in unroll(0..depth.min(n)) {
-        state.ring.push(load(job, state.ahead));
-        state.ahead = after(job, state.ahead);
+    for _ in unroll(0..t.depth.min(n)) {
+        state.weights.push(load_weights(job, state.next_weights));
+        state.next_weights = after(job, state.next_weights);
     }
-    // Turns in which every step sends for another stage.
-    let steps = depth.max(job.buffers);
-    let turns = if n >= depth + 2 * steps { (n - depth) / steps } else { 0 };
+    for _ in unroll(0..t.acts_depth().min(n)) {
+        state.acts.push(load_acts(job, state.next_acts));
+        state.next_acts = after(job, state.next_acts);
+    }
+    // Turns in which every step sends for more.
+    let steps = t.depth.max(job.buffers);
+    let turns = if n >= t.depth + 2 * steps { (n - t.depth) / steps } else { 0 };
     if turns > 0 {
         for _turn in 0..turns {
             for i in unroll(0..steps) {
-                state = step(job, state, i, Refill::Yes);
+                state = step(job, state, i, n);
             }
         }
     }
     for i in unroll(turns * steps..n) {
-        let refill = if i + depth < n { Refill::Yes } else { Refill::No };
-        state = step(job, state, i, refill);
+        state = step(job, state, i, n - i);
     }
     if job.rounds() == 1 { reduce(job, &state.acc, |_, sum| sum) } else { state.totals }
 }
 
-/// Stages what the ring's slot `i` holds, multiplies it, and where it ends parts adds them to the totals.
+/// Stages what the rings' slots `i` hold, multiplies it, and where it ends parts adds them to the totals. `left` stages, or
+/// more, are not multiplied yet.
 #[device]
-fn step(job: &Job, state: State, i: u32, refill: Refill) -> State {
-    let now = state.now;
-    let slot = (i % job.tile.depth) as usize;
-    let mut ring: Vec<Loaded> = state.ring;
-    let mut ahead = state.ahead;
-    let mut acc = state.acc;
-    let mut totals = state.totals;
-    let stage = job.memory.offset(i % job.buffers * stage_words(job.m.qtype, job.tile));
-    put(job, stage, &ring[slot]);
+fn step(job: &Job, state: State, i: u32, left: u32) -> State {
+    let (t, now) = (job.tile, state.now);
+    let State { mut weights, mut next_weights, mut acts, mut next_acts, mut acc, mut totals, .. } = state;
+    let (of_weights, of_acts) = ((i % t.depth) as usize, (i % t.acts_depth()) as usize);
+    let stage = job.memory.offset(i % job.buffers * stage_words(job.m.qtype, t));
+    put(job, stage, &weights[of_weights], &acts[of_acts]);
     sync_threads();
-    if refill == Refill::Yes {
-        ring[slot] = load(job, ahead);
-        ahead = after(job, ahead);
+    if left > t.depth {
+        weights[of_weights] = load_weights(job, next_weights);
+        next_weights = after(job, next_weights);
+    }
+    if left > t.acts_depth() {
+        acts[of_acts] = load_acts(job, next_acts);
+        next_acts = after(job, next_acts);
     }
     let own = stage.offset(part_of_warp(job.tile) * (job.tile.slots * job.regions().words));
     for q in unroll(0..job.tile.slots) {
@@ -165,7 +169,7 @@ fn step(job: &Job, state: State, i: u32, refill: Refill) -> State {
             acc = vec![dev(0.0f32); acc.len()];
         }
     }
-    State { ring, ahead, now: after(job, now), acc, totals }
+    State { weights, next_weights, acts, next_acts, now: after(job, now), acc, totals }
 }
 
 /// The outputs of a warp begin with this one of the CTA's.

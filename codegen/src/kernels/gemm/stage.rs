@@ -149,12 +149,13 @@ pub(super) fn part_of_warp(t: Tile) -> V<u32> {
     if t.parts == 1 { dev(0u32) } else { warp_id() / t.warps_of_part() }
 }
 
-/// What a thread has loaded of one stage.
+/// What a thread has loaded of the weights of a stage.
 #[derive(Clone)]
-pub(super) struct Loaded {
-    weights: Vec<SubBlock>,
-    acts: Vec<ActLane>,
-}
+pub(super) struct Weights(Vec<SubBlock>);
+
+/// What a thread has loaded of the activations of a stage.
+#[derive(Clone)]
+pub(super) struct Acts(Vec<ActLane>);
 
 /// Visits the values that are not constants: a type has zeros where it lacks words.
 fn carry_words<T: Scalar>(words: &mut [V<T>], f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
@@ -163,15 +164,20 @@ fn carry_words<T: Scalar>(words: &mut [V<T>], f: &mut dyn FnMut(ptx::Ty, &mut Op
     }
 }
 
-impl Carry for Loaded {
+impl Carry for Weights {
     fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
-        for w in &mut self.weights {
+        for w in &mut self.0 {
             w.quants.iter_mut().for_each(|words| carry_words(words, f));
             carry_words(&mut w.high, f);
             carry_words(&mut w.scales, f);
             carry_words(std::slice::from_mut(&mut w.d), f);
         }
-        for x in &mut self.acts {
+    }
+}
+
+impl Carry for Acts {
+    fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
+        for x in &mut self.0 {
             carry_words(&mut x.low, f);
             carry_words(&mut x.high, f);
             carry_words(std::slice::from_mut(&mut x.scale), f);
@@ -201,7 +207,7 @@ fn in_slot(job: &Job, first: V<u32>, slot: V<u32>) -> V<u32> {
 
 /// The thread's `k`-th sub-block of weights.
 #[device]
-fn load_weights(job: &Job, at: Seat, first: V<u32>, k: u32) -> SubBlock {
+fn load_one(job: &Job, at: Seat, first: V<u32>, k: u32) -> SubBlock {
     let (m, t) = (job.m, job.tile);
     let [slot, tile] = place_of_weights(t, at.warp, k);
     let share = t.tiles() / job.w.len() as u32;
@@ -220,9 +226,16 @@ fn load_weights(job: &Job, at: Seat, first: V<u32>, k: u32) -> SubBlock {
     load_sub_block(m.qtype, weights_of_lane(m, w, cell), 0)
 }
 
-/// Loads the thread's share of a stage whose first super-block of the thread's part is `first`.
+/// Loads the thread's share of the weights of a stage whose first super-block of the thread's part is `first`.
 #[device]
-pub(super) fn load(job: &Job, first: V<u32>) -> Loaded {
+pub(super) fn load_weights(job: &Job, first: V<u32>) -> Weights {
+    let at = seat(job.tile);
+    Weights((0..job.tile.weights_of_thread()).map(|k| load_one(job, at, first, k)).collect())
+}
+
+/// The same of its activations.
+#[device]
+pub(super) fn load_acts(job: &Job, first: V<u32>) -> Acts {
     let t = job.tile;
     let at = seat(t);
     // Rows that are not active repeat the last that is, as do those that the stage has no place for.
@@ -231,10 +244,7 @@ pub(super) fn load(job: &Job, first: V<u32>) -> Loaded {
         let row = min(job.batch.first + staged % t.rows(), job.batch.n_active - 1);
         load_row(job, row, at.sub, in_slot(job, first, staged / t.rows()))
     };
-    let weights: Vec<SubBlock> =
-        (0..t.weights_of_thread()).map(|k| load_weights(job, at, first, k)).collect();
-    let acts: Vec<ActLane> = (0..t.acts_of_thread()).map(acts_of).collect();
-    Loaded { weights, acts }
+    Acts((0..t.acts_of_thread()).map(acts_of).collect())
 }
 
 /// The thread's sub-block of a row of activations.
@@ -254,17 +264,17 @@ fn load_row(job: &Job, row: V<u32>, sub: V<u32>, super_block: V<u32>) -> ActLane
 
 /// Writes what the thread has loaded to the stage at `base`.
 #[device]
-pub(super) fn put(job: &Job, base: Shared<u32>, loaded: &Loaded) {
+pub(super) fn put(job: &Job, base: Shared<u32>, weights: &Weights, acts: &Acts) {
     let (t, at) = (job.tile, job.regions());
     let seat = seat(t);
     let base = if t.parts == 1 { base } else { base.offset(part_of_warp(t) * (t.slots * at.words)) };
-    for (k, w) in each((0u32..).zip(loaded.weights.iter().copied())) {
+    for (k, w) in each((0u32..).zip(weights.0.iter().copied())) {
         let [slot, tile] = place_of_weights(t, seat.warp, k);
         let output = tile * TILE_ROWS + lane_id() / SUB_BLOCKS;
         put_weights(job.m.qtype, at, base.offset(slot * at.words), (output, seat.sub, w));
     }
     let n_rows = t.slots * t.rows();
-    for (k, x) in each((0u32..).zip(loaded.acts.iter().copied())) {
+    for (k, x) in each((0u32..).zip(acts.0.iter().copied())) {
         let staged = seat.row + k * t.staged_at_once();
         let base = if t.slots == 1 { base } else { base.offset(staged / t.rows() * at.words) };
         let row = if t.slots == 1 { staged } else { staged % t.rows() };

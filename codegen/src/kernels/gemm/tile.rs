@@ -3,7 +3,9 @@
 //! Eight warps make a *team*: warp `j` multiplies sub-block `j` of each super-block, since each of the eight has a sum of
 //! its own. A CTA has one team or several, side by side over outputs or over parts of K.
 
+use super::stage::stage_words;
 use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS};
+use ::plan::QType;
 
 /// Warps of a team: one for each sub-block index.
 pub(super) const TEAM: u32 = SUB_BLOCKS;
@@ -25,7 +27,7 @@ pub struct Tile {
     pub parts: u32,
     /// Super-blocks of a part that are staged together; two or more where `m` is 1.
     pub slots: u32,
-    /// Stages on their way from memory.
+    /// Stages whose weights are on their way from memory.
     pub depth: u32,
     /// CTAs that a multiprocessor holds: what is left of 65,536 registers for a thread.
     pub resident: u32,
@@ -77,6 +79,11 @@ impl Tile {
         (self.slots * self.rows()).div_ceil(self.staged_at_once())
     }
 
+    /// Stages whose activations are on their way. They come from L2, and at most two fill the time.
+    pub(super) const fn acts_depth(&self) -> u32 {
+        if self.depth < 4 { 1 } else { 2 }
+    }
+
     /// Fragments of sums of a warp.
     pub(super) const fn fragments(&self) -> u32 {
         self.m * self.n
@@ -93,53 +100,120 @@ impl Tile {
     }
 }
 
-/// Multiprocessors that a product should keep busy.
-const SMS: u32 = 132;
-
-/// Fragments of rows of a warp.
-const fn fragments_of(rows: u32) -> u32 {
-    let n = rows.div_ceil(8).next_power_of_two();
-    if n < 8 { n } else { 8 }
+/// What a tile is chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted<'a> {
+    /// The matrices of a launch, which have the same columns.
+    pub matrices: &'a [Matrix],
+    /// Parts of K of the one-row kernel.
+    pub k_split: u32,
+    /// Rows of activations.
+    pub rows: u32,
+    /// Multiprocessors of the device.
+    pub n_sms: u32,
 }
 
-/// Whether tensor cores are the better way at all, and a tile fits into each matrix: not for few rows, plain types and
-/// matrices smaller than a tile.
-fn fits(t: Tile, matrices: &[Matrix], k_split: u32, rows: u32) -> bool {
-    let one = |m: &Matrix| !m.qtype.is_plain() && m.n_tiles() >= t.tiles() && m.n_super_blocks() >= k_split;
-    rows > 4 && matrices.iter().all(one)
+/// Multiprocessors of the devices that the shapes below were measured on.
+pub(super) const SMS: u32 = 132;
+
+/// What starting and ending a CTA costs, in outputs of a multiprocessor: loads go out, arrive and are summed up while
+/// nothing else of that CTA happens.
+const TURN: u32 = 16;
+
+impl Wanted<'_> {
+    fn ctas(&self, t: Tile) -> u32 {
+        self.matrices.iter().map(|m| t.ctas(m)).sum::<u32>() * self.rows.div_ceil(t.rows())
+    }
+
+    /// Whether each matrix has the tile's outputs, each part a super-block, and a stage room.
+    fn fits(&self, t: Tile) -> bool {
+        let one = |m: &Matrix| {
+            let is_wide = m.n_tiles() >= t.tiles() && m.n_super_blocks() >= self.k_split;
+            is_wide && stage_words(m.qtype, t) <= SHARED_WORDS
+        };
+        self.matrices.iter().all(one)
+    }
+
+    /// Outputs of the busiest multiprocessor: of whole turns of all that it holds, of those that are left, and a share for
+    /// each turn.
+    fn cost(&self, t: Tile) -> u32 {
+        let ctas = self.ctas(t);
+        let in_turn = self.n_sms * t.resident;
+        let left = (ctas % in_turn).div_ceil(self.n_sms);
+        (ctas / in_turn * t.resident + left) * t.outputs() * t.rows() / 8 + ctas.div_ceil(in_turn) * TURN
+    }
+
+    /// The cheapest of those that fit, of equals the first.
+    fn cheapest(&self, tiles: &[Tile]) -> Option<Tile> {
+        tiles.iter().copied().filter(|t| self.fits(*t)).min_by_key(|t| self.cost(*t))
+    }
+
+    /// Whether tensor cores are the better way at all: not for few rows and plain types.
+    fn is_worth_it(&self) -> bool {
+        self.rows > 4 && self.matrices.iter().all(|m| !m.qtype.is_plain())
+    }
+
+    /// Fragments of rows of a warp.
+    fn fragments(&self) -> u32 {
+        self.rows.div_ceil(8).next_power_of_two().min(8)
+    }
+}
+
+/// One team with 32 outputs: the registers that `n` fragments of rows leave decide how much is on its way. The sub-blocks of
+/// Q6_K take more of them while they are multiplied.
+fn team(n: u32, matrices: &[Matrix]) -> Tile {
+    let is_six_bits = matrices.iter().any(|m| matches!(m.qtype, QType::Q6K));
+    let depth = match n {
+        1 => 4,
+        2 if is_six_bits => 2,
+        2 => 4,
+        4 if is_six_bits => 1,
+        4 => 2,
+        _ => 1,
+    };
+    Tile { m: 2, n, across: 1, parts: 1, slots: 1, depth, resident: 2 }
 }
 
 /// The tile for matrices that share a launch, or `None` where the lanes' walk is the better way.
-pub(super) fn choose(matrices: &[Matrix], k_split: u32, rows: u32) -> Option<Tile> {
-    let n = fragments_of(rows);
-    let ctas = |t: Tile| matrices.iter().map(|m| t.ctas(m)).sum::<u32>() * rows.div_ceil(t.rows());
-    let small = Tile { m: 2, n, across: 1, parts: 1, slots: 1, depth: 1, resident: 2 };
-    let mut tile = match n {
-        8 => Tile { across: 2, resident: 1, ..small },
-        4 => small,
-        _ => Tile { depth: 2, ..small },
-    };
-    if !fits(tile, matrices, k_split, rows) {
-        tile = small;
-    }
-    if n <= 2 && ctas(tile) < SMS {
-        tile = Tile { m: 1, slots: 2, ..tile };
-    }
-    if n <= 4 && k_split > 1 && ctas(tile) * tile.warps() < SMS * 16 {
-        tile = Tile { parts: 2, resident: 1, ..tile };
-    }
-    fits(tile, matrices, k_split, rows).then_some(tile)
+///
+/// Sums take `4 m n` registers of a thread, so `m n` is at most 16. With many rows `n` is 8: a weight is then unpacked once
+/// for 64 rows, and two teams side by side share the rows in shared memory. With few rows all is about reading weights:
+/// tiles of 16 outputs, two super-blocks at a time, deal matrices out more evenly, and teams on parts of K fill a device
+/// that has more room than the matrix has tiles.
+pub(super) fn choose(wanted: Wanted<'_>) -> Option<Tile> {
+    let n = wanted.fragments();
+    let wide = team(n, wanted.matrices);
+    let narrow = Tile { m: 1, slots: 2, ..wide };
+    let light = Tile { depth: 2, resident: 3, ..narrow };
+    let tile = match n {
+        _ if !wanted.is_worth_it() => None,
+        8 => wanted.cheapest(&[Tile { across: 2, resident: 1, ..wide }, wide]),
+        4 => wanted.cheapest(&[wide, narrow]),
+        2 => wanted.cheapest(&[wide, narrow]),
+        _ => wanted.cheapest(&[narrow, light, wide]),
+    }?;
+    // Warps that a multiprocessor has room for.
+    let room = wanted.n_sms * 16;
+    let halves = Tile { parts: 2, resident: 1, ..tile };
+    let has_room = n <= 4 && wanted.k_split > 1 && wanted.ctas(tile) * tile.warps() <= room / 2;
+    Some(if has_room && wanted.fits(halves) { halves } else { tile })
 }
 
 /// The same for gate and up, which share a tile where they are of one type.
-pub(super) fn choose_pair(matrices: &[Matrix; 2], rows: u32) -> Option<Tile> {
-    let n = fragments_of(rows);
-    let [gate, up] = matrices;
-    let apart = Tile { m: 2, n: n.min(4), across: 1, parts: 1, slots: 1, depth: 1, resident: 2 };
-    let tile = match n {
-        _ if gate.qtype != up.qtype => apart,
-        8 | 4 => Tile { n, across: 2, resident: 1, ..apart },
-        _ => Tile { m: 4, depth: if n == 1 { 2 } else { 1 }, ..apart },
+pub(super) fn choose_pair(wanted: Wanted<'_>) -> Option<Tile> {
+    let n = wanted.fragments();
+    let apart = team(n.min(4), wanted.matrices);
+    let types = wanted.matrices.iter().map(|m| m.qtype);
+    let is_one_type = types.clone().zip(types.skip(1)).all(|(a, b)| a == b);
+    let both = match n {
+        _ if !is_one_type => apart,
+        8 | 4 => Tile { n, across: 2, depth: 8 / n, resident: 1, ..apart },
+        _ => Tile { m: 4, depth: 2 / n, ..apart },
     };
-    fits(apart, matrices, 1, rows).then_some(tile)
+    let light = Tile { depth: 1, resident: 3, ..both };
+    match n {
+        _ if !wanted.is_worth_it() || !wanted.fits(apart) => None,
+        1 if is_one_type => wanted.cheapest(&[both, light]),
+        _ => Some(both),
+    }
 }
