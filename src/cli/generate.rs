@@ -16,17 +16,17 @@ use super::output::{Output, note};
 
 /// What holds where the user says nothing.
 #[derive(Clone, Copy)]
-struct Defaults {
+pub struct Defaults {
     n_tokens: u32,
     temperature: f32,
     repetition_penalty: f32,
 }
 
 /// Equal runs give equal text, and the text is what the model finds most likely.
-const GREEDY: Defaults = Defaults { n_tokens: 64, temperature: 0.0, repetition_penalty: 1.0 };
+pub const GREEDY: Defaults = Defaults { n_tokens: 64, temperature: 0.0, repetition_penalty: 1.0 };
 /// A model as small as the built-in one repeats itself when it always takes what is likeliest; it is drawn from with a
 /// seed, so that equal runs give equal text here too.
-const BUILT_IN: Defaults = Defaults { n_tokens: 160, temperature: 0.6, repetition_penalty: 1.15 };
+pub const BUILT_IN: Defaults = Defaults { n_tokens: 160, temperature: 0.6, repetition_penalty: 1.15 };
 
 /// Continues a text with a model; streams what comes.
 #[derive(Debug, Args)]
@@ -62,7 +62,7 @@ pub struct Generate {
 
 /// How a token is chosen.
 #[derive(Debug, Args)]
-struct SamplingArgs {
+pub struct SamplingArgs {
     /// 0 takes the greatest logit; 1 leaves the distribution as it is [default: 0, of the built-in model 0.6]
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
@@ -84,7 +84,8 @@ struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    fn config(&self, defaults: Defaults) -> SamplingConfig {
+    /// The parameters, with `defaults` where nothing was said.
+    pub fn config(&self, defaults: Defaults) -> SamplingConfig {
         let temperature = self.temperature.unwrap_or(defaults.temperature);
         let repetition_penalty = self.repetition_penalty.unwrap_or(defaults.repetition_penalty);
         let SamplingArgs { top_k, top_p, min_p, seed, .. } = *self;

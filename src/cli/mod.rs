@@ -1,6 +1,8 @@
 //! The verbs, one a file. Each is a clap struct with the arguments and a `run`.
 
 mod bench;
+mod chat;
+mod completions;
 mod debug;
 mod device;
 mod diff;
@@ -11,6 +13,7 @@ mod generate;
 mod inspect;
 mod kernels;
 mod logits;
+mod man;
 mod model;
 pub mod output;
 mod perplexity;
@@ -38,6 +41,8 @@ pub struct Cli {
 enum Verb {
     /// Continues a text with a model; streams what comes.
     Generate(generate::Generate),
+    /// Talks with a model: a line is a turn.
+    Chat(chat::Chat),
     /// Prints the token ids of a text.
     Tokenize(tokenize::Tokenize),
     /// Writes the logits after some tokens to a file.
@@ -66,6 +71,10 @@ enum Verb {
     Explain(explain::Explain),
     /// Shows what this machine and this build have, and how to get what is missing.
     Doctor(doctor::Doctor),
+    /// Prints what makes a shell complete the verbs and options.
+    Completions(completions::Completions),
+    /// Writes man pages.
+    Man(man::Man),
 }
 
 impl Cli {
@@ -73,6 +82,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.verb {
             Verb::Generate(verb) => verb.run(),
+            Verb::Chat(verb) => verb.run(),
             Verb::Tokenize(verb) => verb.run(),
             Verb::Logits(verb) => verb.run(),
             Verb::Inspect(verb) => verb.run(),
@@ -87,6 +97,8 @@ impl Cli {
             Verb::Perplexity(verb) => verb.run(),
             Verb::Explain(verb) => verb.run(),
             Verb::Doctor(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(),
+            Verb::Man(verb) => verb.run(),
         }
     }
 }

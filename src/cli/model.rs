@@ -76,6 +76,14 @@ impl Origin {
     pub fn is_built_in(&self) -> bool {
         matches!(self, Origin::BuiltIn(..))
     }
+
+    /// The chat template that the file brings: a program that is not to be trusted.
+    pub fn chat_template(&self) -> Option<&str> {
+        match self {
+            Origin::File(_, gguf) | Origin::BuiltIn(_, gguf) => gguf.get_str("tokenizer.chat_template").ok(),
+            Origin::Spec(_) => None,
+        }
+    }
 }
 
 impl ModelArgs {

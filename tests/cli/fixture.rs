@@ -39,12 +39,14 @@ pub fn tiny_gguf() -> &'static str {
     path.to_str().unwrap()
 }
 
-/// The tiny model with other metadata.
+/// The tiny model with other metadata, or more.
 pub fn changed_gguf(name: &str, changes: &[(&str, KvValue)]) -> String {
     let mut metadata = metadata();
     for (key, value) in changes {
-        let entry = metadata.iter_mut().find(|(k, _)| k == key).unwrap();
-        entry.1 = value.clone();
+        match metadata.iter_mut().find(|(k, _)| k == key) {
+            Some(entry) => entry.1 = value.clone(),
+            None => metadata.push(((*key).into(), value.clone())),
+        }
     }
     let path = folder(name).join("changed.gguf");
     fs::write(&path, bytes(metadata)).unwrap();

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed case ends the test")]
 
 mod bad_input;
+mod chat;
 mod contract;
 mod debug;
 mod doctor;
@@ -11,6 +12,7 @@ mod emit;
 mod end_to_end;
 mod explain;
 mod fixture;
+mod manual;
 mod quantize;
 
 use std::process::{Command, Output, Stdio};
