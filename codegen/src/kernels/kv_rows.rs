@@ -105,16 +105,48 @@ impl KvRows {
         }
     }
 
-    /// Stores a block of q8_0 of the row at `place`, one element a lane; all lanes of a warp take part.
+    /// Stores an element of the row at `place` and gives what reading it will give. In q8_0 a warp stores a block, one
+    /// element a lane.
     #[device]
-    pub(super) fn store_block(self, cache: V<u64>, place: V<u32>, element: V<u32>, value: V<f32>) {
+    pub(super) fn keep(self, cache: V<u64>, place: V<u32>, element: V<u32>, value: V<f32>) -> V<f32> {
+        match self.kv {
+            KvType::F16 => {
+                let cache: Out<F16> = at_address(cache);
+                let kept = value.to_f16();
+                cache.offset(place).at(element).store(kept);
+                kept.to_f32()
+            }
+            KvType::F32 => {
+                let cache: Out<f32> = at_address(cache);
+                cache.offset(place).at(element).store(value);
+                value
+            }
+            KvType::Q8_0 => {
+                let (q, scale) = self.store_block(cache, place, element, value);
+                q.to_f32() * scale.to_f32()
+            }
+        }
+    }
+
+    /// Stores a block of q8_0 of the row at `place`, one element a lane; all lanes of a warp take part.
+    /// Gives the lane's quant and the scale.
+    #[device]
+    pub(super) fn store_block(
+        self,
+        cache: V<u64>,
+        place: V<u32>,
+        element: V<u32>,
+        value: V<f32>,
+    ) -> (V<i32>, V<F16>) {
         let cache: Out<u8> = at_address(cache);
         let row = cache.offset(place);
         let (q, scale) = quantize::block_of_warp(value);
+        let scale = scale.to_f16();
         row.at(element).store(q.as_u32());
         if lane_id() == 0 {
-            row.offset(self.dim).cast::<F16>().at(element / BLOCK).store(scale.to_f16());
+            row.offset(self.dim).cast::<F16>().at(element / BLOCK).store(scale);
         }
+        (q, scale)
     }
 }
 
@@ -135,7 +167,7 @@ impl KvRows {
             .collect()
     }
 
-    fn encode(self, row: &[f32]) -> Vec<u8> {
+    pub(super) fn encode(self, row: &[f32]) -> Vec<u8> {
         let half = |x: f32| ptx::sem::f32_to_f16(x).to_le_bytes();
         let mut bytes: Vec<u8> = match self.kv {
             KvType::F16 => row.iter().flat_map(|x| half(*x)).collect(),

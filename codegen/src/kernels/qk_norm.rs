@@ -132,7 +132,7 @@ impl Operation for QkNorm {
 
 impl QkNorm {
     /// One head in f64 with bounds.
-    fn expected(&self, x: &[f32], weight: &[f32]) -> Vec<(f64, f64)> {
+    pub(super) fn expected(&self, x: &[f32], weight: &[f32]) -> Vec<(f64, f64)> {
         let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / f64::from(self.head_dim);
         let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
         // Roundings of a lane's chain, the tree, and the four operations after it.

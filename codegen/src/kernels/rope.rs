@@ -24,7 +24,7 @@ pub struct RopeAppend {
     pub kind: RopeKind,
     /// Whether biases are added first.
     pub bias: bool,
-    /// What queries are multiplied by, so that scores come out scaled.
+    /// What scores are multiplied by. Queries get it, times log2 e: attention takes powers of two.
     pub score_scale: f32,
     /// Element type of the caches.
     pub kv: KvType,
@@ -68,12 +68,26 @@ impl RopeAppend {
         2 * self.kv_pairs()
     }
 
-    /// Elements of pair `i` of a head.
+    /// Elements of pair `i` of a head, on the host.
     fn pair_of(&self, i: u32) -> (u32, u32) {
         match self.kind {
             RopeKind::Norm => (2 * i, 2 * i + 1),
             RopeKind::Neox => (i, i + self.head_dim / 2),
         }
+    }
+}
+
+/// What makes scores exponents of two: queries are multiplied by it.
+pub(super) fn exponent_scale(score_scale: f32) -> f32 {
+    (f64::from(score_scale) * std::f64::consts::LOG2_E) as f32
+}
+
+/// The elements of pair `i` of a head.
+#[device]
+pub(super) fn pair_places(kind: RopeKind, head_dim: u32, i: V<u32>) -> [V<u32>; 2] {
+    match kind {
+        RopeKind::Norm => [i * 2, i * 2 + 1],
+        RopeKind::Neox => [i, i + head_dim / 2],
     }
 }
 
@@ -90,7 +104,7 @@ fn place_of(s: &RopeAppend, unit: V<u32>) -> (V<u32>, V<u32>, V<u32>) {
 
 /// `(a cos − b sin, a sin + b cos)`
 #[device]
-fn rotate(pair: [V<f32>; 2], cos_sin: [V<f32>; 2]) -> [V<f32>; 2] {
+pub(super) fn rotate(pair: [V<f32>; 2], cos_sin: [V<f32>; 2]) -> [V<f32>; 2] {
     let [a, b] = pair;
     let [cos, sin] = cos_sin;
     [fma(a, cos, -(b * sin)), fma(a, sin, b * cos)]
@@ -134,8 +148,9 @@ fn rotate_and_append(s: &RopeAppend, r: Rotation, b: Option<Biases>, qkv: InOut<
     if unit < s.q_pairs() {
         let (first, second, i) = place_of(s, unit);
         let turned = rotate(load_pair(qkv, b.map(|b| b.q), first, second), angles.at(i * 2).load_x2());
-        qkv.at(first).store(turned[0] * s.score_scale);
-        qkv.at(second).store(turned[1] * s.score_scale);
+        let scale = exponent_scale(s.score_scale);
+        qkv.at(first).store(turned[0] * scale);
+        qkv.at(second).store(turned[1] * scale);
     } else {
         let new = NewRow { qkv: qkv.offset(s.q_dim()), angles, place: s.kv_rows().place(position) };
         if s.kv_rows().in_blocks() {
@@ -204,7 +219,7 @@ fn append_element(s: &RopeAppend, unit: V<u32>, new: NewRow, b: Option<Biases>, 
     }
 }
 
-/// q = rope(q) · score_scale; K[pos] = kv(rope(k)); V[pos] = kv(v)
+/// q = rope(q) · score_scale · log2 e; K[pos] = kv(rope(k)); V[pos] = kv(v)
 /// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) in rows of the cache's type kv
 /// layout   one thread a pair: Q, then K, then V; V's pairs are neighbours; into q8_0 one thread an element of K and V, a warp a block
 /// launch   grid (threads / 128, rows), block 128, shared 0
@@ -215,7 +230,7 @@ pub fn rope_append(s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<
     for_row(s.rows.count, block_idx_y(), control, |here| rotate_and_append(s, rotation, None, qkv, here));
 }
 
-/// q = rope(q + bq) · score_scale; K[pos] = kv(rope(k + bk)); V[pos] = kv(v + bv)
+/// q = rope(q + bq) · score_scale · log2 e; K[pos] = kv(rope(k + bk)); V[pos] = kv(v + bv)
 /// shapes   as rope_append · bq (q_dim), bk, bv (kv_dim) f32
 /// layout   as rope_append
 /// launch   as rope_append
@@ -299,11 +314,12 @@ impl Operation for RopeAppend {
 /// Rows of the caches and the table in a trial.
 const TRIAL_POSITIONS: u32 = 9;
 
-type Bounded = Vec<(f64, f64)>;
+/// Values with bounds.
+pub(super) type Bounded = Vec<(f64, f64)>;
 
 impl RopeAppend {
     /// Q, K and V in f64 with bounds, from values that have their biases.
-    fn expected(&self, x: &[f64], angles: &[f32]) -> (Bounded, Bounded, Bounded) {
+    pub(super) fn expected(&self, x: &[f64], angles: &[f32]) -> (Bounded, Bounded, Bounded) {
         let turned = |from: u32, n_heads: u32, scale: f64| {
             let mut out = vec![(0.0, 0.0); (n_heads * self.head_dim) as usize];
             for head in 0..n_heads {
@@ -321,7 +337,7 @@ impl RopeAppend {
             }
             out
         };
-        let q = turned(0, self.n_heads, f64::from(self.score_scale));
+        let q = turned(0, self.n_heads, f64::from(exponent_scale(self.score_scale)));
         let k = turned(self.q_dim(), self.n_kv_heads, 1.0);
         let v = x[(self.q_dim() + self.kv_dim()) as usize..]
             .iter()

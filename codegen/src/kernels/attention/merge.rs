@@ -1,7 +1,8 @@
-//! The second launch of attention: the stretches become one vector, quantized for the output matrix.
+//! The second of two launches of attention: the stretches become one vector, quantized for the output matrix.
 
+use super::join::{Parts, Quad, join_stretches, store_blocks, store_floats};
 use super::scene::Scene;
-use super::{Attend, LEAST, seen_of, stretch_of};
+use super::{Attend, Extent};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::exact::{self, Exact};
 use crate::kernels::gemv::act_bytes;
@@ -13,102 +14,49 @@ use crate::kernels::{quantize, reference};
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttendMerge(pub Attend);
 
-/// Stretches whose results are on their way at once; those beyond the last count nothing.
-const AT_ONCE: u32 = 8;
-
-/// The greatest maximum of a head's stretches.
-#[device]
-fn greatest(s: &Attend, stats: In<f32>, row: V<u32>, n_active: V<u32>) -> V<f32> {
-    let mut largest = dev(LEAST);
-    let turns = (n_active + (AT_ONCE - 1)) / AT_ONCE;
-    for turn in 0..turns {
-        let mut found = Vec::new();
-        for i in unroll(0..AT_ONCE) {
-            let at = row + min(turn * AT_ONCE + i, n_active - 1) * s.group();
-            found.push(stats.at(at * 2).load());
-        }
-        for i in unroll(0..AT_ONCE as usize) {
-            largest = max(largest, found[i]);
-        }
-    }
-    largest
-}
-
-/// x = Σ_i o_i e^(m_i − m) / Σ_i l_i e^(m_i − m), quantized
+/// x = Σ_i o_i 2^(m_i − m) / Σ_i l_i 2^(m_i − m), quantized
 /// shapes   control as in the plan · partial, stats as attend_split · quants (row, q_dim) i8 · meta (row, q_dim / 32)
-/// layout   a CTA merges one query head (two, where a head is no whole number of blocks), a thread one element, a warp one activation block
-/// launch   grid (n_heads, rows), block head_dim, shared 0
+/// layout   a CTA merges the query heads of a key head (of two, where their outputs are no whole number of blocks), a thread four elements; a warp weighs the stretches of a head
+/// launch   grid (n_kv_heads, rows), block as attend_split
 /// source   Dao et al. 2023 (flash decoding)
-#[kernel(grid = (s.0.n_heads / s.0.merged_heads(), s.0.rows.count), block = s.0.head_dim * s.0.merged_heads())]
+#[kernel(grid = (s.0.n_kv_heads / s.0.merged_kv_heads(), s.0.rows.count), block = s.0.threads())]
 pub fn attend_merge(
     s: &AttendMerge,
     control: In<u32>,
     partial: In<f32>,
     stats: In<f32>,
-    quants: Out<u8>,
+    quants: Out<u32>,
     meta: Out<u32>,
 ) {
     let s = &s.0;
     for_row(s.rows.count, block_idx_y(), control, |here| {
-        let (o, sum) = merged_element(s, here, control, [partial, stats]);
-        let block = block_idx_x() * (s.head_dim * s.merged_heads() / 32) + warp_id();
-        quantize::store_lane(o / sum, block, here.of(quants, s.q_dim()), here.of(meta, s.q_dim() / 16));
+        let (first, quads) = merged(s, here, control, [partial, stats]);
+        store_blocks(s, first, &quads, here.of(quants, s.q_dim() / 4), here.of(meta, s.q_dim() / 16));
     });
 }
 
-/// x = Σ_i o_i e^(m_i − m) / Σ_i l_i e^(m_i − m)
+/// x = Σ_i o_i 2^(m_i − m) / Σ_i l_i 2^(m_i − m)
 /// shapes   as attend_merge · x (row, q_dim) f32
 /// layout   as attend_merge
 /// launch   as attend_merge
 /// source   as attend_merge
-#[kernel(grid = (s.0.n_heads / s.0.merged_heads(), s.0.rows.count), block = s.0.head_dim * s.0.merged_heads())]
+#[kernel(grid = (s.0.n_kv_heads / s.0.merged_kv_heads(), s.0.rows.count), block = s.0.threads())]
 pub fn attend_merge_exact(s: &AttendMerge, control: In<u32>, partial: In<f32>, stats: In<f32>, x: Out<f32>) {
     let s = &s.0;
     for_row(s.rows.count, block_idx_y(), control, |here| {
-        let (o, sum) = merged_element(s, here, control, [partial, stats]);
-        let e = block_idx_x() * (s.head_dim * s.merged_heads()) + thread_idx_x();
-        here.of(x, s.q_dim()).at(e).store(o / sum);
+        let (first, quads) = merged(s, here, control, [partial, stats]);
+        store_floats(s, first, &quads, here.of(x, s.q_dim()));
     });
 }
 
-/// The sums that the thread's element of its head is the quotient of.
+/// The CTA's first key head and what its stretches come to.
 #[device]
-fn merged_element(
-    s: &Attend,
-    here: Row,
-    control: In<u32>,
-    [partial, stats]: [In<f32>; 2],
-) -> (V<f32>, V<f32>) {
-    let (head, e) = match s.merged_heads() {
-        1 => (block_idx_x(), thread_idx_x()),
-        n => (block_idx_x() * n + thread_idx_x() / s.head_dim, thread_idx_x() % s.head_dim),
-    };
-    let (kv_head, g) = (head / s.group(), head % s.group());
-    let seen = seen_of(s, here.control(control).at(1).load() + 1);
-    let (partial, stats) = (here.of(partial, s.partials()), here.of(stats, s.stats()));
-    let stretch = stretch_of(s, seen);
-    let n_active = (seen + (stretch - 1)) / stretch;
-    let row = kv_head * s.n_splits * s.group() + g;
-    let largest = greatest(s, stats, row, n_active);
-    let turns = (n_active + (AT_ONCE - 1)) / AT_ONCE;
-    let mut sum = 0.0;
-    let mut o = 0.0;
-    for turn in 0..turns {
-        let mut pairs = Vec::new();
-        let mut outputs = Vec::new();
-        for i in unroll(0..AT_ONCE) {
-            let at = row + min(turn * AT_ONCE + i, n_active - 1) * s.group();
-            pairs.push(stats.at(at * 2).load_x2());
-            outputs.push(partial.at(at * s.head_dim + e).load());
-        }
-        for i in unroll(0..AT_ONCE as usize) {
-            let there = turn * AT_ONCE + (i as u32) < n_active;
-            let weight = select(there, exp(pairs[i][0] - largest), 0.0);
-            sum = fma(pairs[i][1], weight, sum);
-            o = fma(outputs[i], weight, o);
-        }
-    }
-    (o, sum)
+fn merged(s: &Attend, here: Row, control: In<u32>, [partial, stats]: [In<f32>; 2]) -> (V<u32>, Vec<Quad>) {
+    let first = block_idx_x() * s.merged_kv_heads();
+    let extent = Extent::new(s, here.control(control).at(1).load());
+    let parts = Parts { partial: here.of(partial, s.partials()), stats: here.of(stats, s.stats()) };
+    let quads = join_stretches(s, &parts, first, extent.active());
+    (first, quads)
 }
 
 impl Operation for AttendMerge {
@@ -199,7 +147,7 @@ impl AttendMerge {
         // Inputs were rounded to f32 (also the maxima, which stand in exponents), then each stretch costs two
         // roundings and an exp.
         let relative =
-            reference::gamma(6.0 * f64::from(s.n_splits) + 16.0) + 4.0 * reference::U * (whole.m.abs() + 1.0);
+            reference::gamma(6.0 * f64::from(s.n_splits) + 48.0) + 4.0 * reference::U * (whole.m.abs() + 1.0);
         let outputs = whole.o.iter().zip(&whole.magnitude);
         outputs.map(|(o, a)| (o / whole.l, 2.0 * relative * a / whole.l)).collect()
     }

@@ -1,35 +1,45 @@
-//! Attention of one new position over its cache, in two launches: partial results over stretches of positions
-//! (flash decoding), then their merge, which also quantizes for the output matrix.
+//! Attention of one new position over its cache: partial results over stretches of positions (flash decoding), then their
+//! merge, which also quantizes for the output matrix.
+//!
+//! [`AttendStep`] does all of it in one launch, with biases, rotation and the append of the new key and value before it.
+//! [`AttendSplit`] and [`AttendMerge`] are the same in two launches behind [`super::rope::RopeAppend`], for shapes that the
+//! former does not take; they share their parts, and so their bits.
 //!
 //! The number of stretches is baked; their length is a function of the position, so one launch serves every length and
 //! a row's result depends on its own length only.
 //!
 //! Chunks of a prompt, many rows of one sequence, go through [`AttendPrefill`] instead.
 
+mod board;
+mod decay;
+mod join;
 mod merge;
+mod newest;
 mod prefill;
 mod quantize_rows;
 mod scene;
 mod split;
+mod step;
+mod step_trial;
+mod walk;
 
 pub use merge::{AttendMerge, attend_merge};
 pub use prefill::{AttendPrefill, attend_prefill, attend_prefill_in_place};
 pub use quantize_rows::{QuantizeRows, quantize_rows};
 pub use split::{AttendSplit, attend_split};
+pub use step::{AttendStep, attend_step, attend_step_bias, attend_step_norm};
 
 use super::Rows;
 use super::kv_rows::{KvRows, PIECE};
 use crate::dsl::prelude::*;
 use ::plan::KvType;
 
-/// Warps of a CTA.
-pub(super) const WARPS: u32 = 4;
-/// A stretch is a multiple of this many positions.
-pub(super) const STRETCH_UNIT: u32 = 16;
 /// Elements of a head that a lane holds.
 pub(super) const PER_LANE: u32 = PIECE;
-/// Less than any score, and finite: `exp(LEAST − m)` is 0 and `LEAST − LEAST` is no NaN.
+/// Less than any score, and finite: what is weighed relative to a score is 0, and `LEAST − LEAST` is no NaN.
 pub(super) const LEAST: f32 = -1.0e30;
+/// So many rounds of one CTA take less time than to bring the results of several together.
+const ROUNDS_ALONE: u32 = 2;
 
 /// Heads and stretches of a model on a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,10 +61,9 @@ pub struct Attend {
 }
 
 impl Attend {
-    /// Enough stretches that key heads times stretches is about twice the number of multiprocessors: a CTA alone does
-    /// not keep one busy.
+    /// Enough stretches that every multiprocessor has a CTA, which keeps it busy, and few enough to be merged quickly.
     pub fn splits_for(n_kv_heads: u32, n_sms: u32) -> u32 {
-        1 << (2 * n_sms / n_kv_heads).clamp(1, 64).ilog2()
+        (n_sms / n_kv_heads).clamp(1, 64)
     }
 
     /// Query heads that share a key head.
@@ -80,31 +89,58 @@ impl Attend {
         }
     }
 
-    /// Positions that a CTA takes at once.
-    pub(super) const fn step(&self) -> u32 {
-        WARPS * self.teams_per_warp()
-    }
-
-    pub(super) const fn teams_per_warp(&self) -> u32 {
+    pub(super) const fn teams(&self) -> u32 {
         32 / self.lanes()
     }
 
-    /// Positions of a stretch when `len` are seen.
-    pub const fn stretch(&self, len: u32) -> u32 {
-        len.div_ceil(self.n_splits).div_ceil(STRETCH_UNIT) * STRETCH_UNIT
+    /// Warps of a CTA: as many as have room for their outputs.
+    pub(super) const fn warps(&self) -> u32 {
+        if self.group() * self.head_dim <= 1024 { 8 } else { 4 }
     }
 
-    /// The stretches of a row with `len` positions in its cache.
+    pub(super) const fn threads(&self) -> u32 {
+        32 * self.warps()
+    }
+
+    /// Positions that a team has in registers at once: a power of two.
+    pub(super) const fn at_once(&self) -> u32 {
+        match self.kv {
+            KvType::F16 | KvType::Q8_0 => 4,
+            KvType::F32 => 2,
+        }
+    }
+
+    /// Positions that a warp takes at once.
+    pub(super) const fn of_warp(&self) -> u32 {
+        self.teams() * self.at_once()
+    }
+
+    /// Positions that a CTA takes at once.
+    pub(super) const fn round(&self) -> u32 {
+        self.warps() * self.of_warp()
+    }
+
+    /// Positions of a stretch when `cached` positions are seen besides the newest.
+    pub const fn stretch(&self, cached: u32) -> u32 {
+        if cached <= ROUNDS_ALONE * self.round() {
+            return ROUNDS_ALONE * self.round();
+        }
+        cached.div_ceil(self.n_splits * self.round()) * self.round()
+    }
+
+    /// The stretches of a row with `len` positions in its cache. The newest position belongs to the last.
     pub(super) fn stretches(&self, len: u32) -> Vec<std::ops::Range<u32>> {
-        let seen = self.seen(len);
-        let stretch = self.stretch(seen);
-        let starts = (len - seen..len).step_by(stretch as usize);
-        starts.map(|start| start..len.min(start + stretch)).collect()
+        let cached = self.seen(len) - 1;
+        let stretch = self.stretch(cached);
+        let n = cached.div_ceil(stretch).max(1);
+        let first = len - 1 - cached;
+        let end = |i| if i + 1 == n { len } else { first + (i + 1) * stretch };
+        (0..n).map(|i| first + i * stretch..end(i)).collect()
     }
 
-    /// Query heads of a CTA of the merge: as few as make whole blocks of 32 elements.
-    pub(super) const fn merged_heads(&self) -> u32 {
-        if self.head_dim.is_multiple_of(32) { 1 } else { 2 }
+    /// Key heads of a CTA of the merge: as few as make whole blocks of 32 elements.
+    pub(super) const fn merged_kv_heads(&self) -> u32 {
+        if (self.group() * self.head_dim).is_multiple_of(32) { 1 } else { 2 }
     }
 
     /// Partial outputs of a row.
@@ -142,18 +178,40 @@ impl Attend {
     }
 }
 
-/// [`Attend::seen`] on the device.
-#[device]
-pub(super) fn seen_of(s: &Attend, len: V<u32>) -> V<u32> {
-    match s.window {
-        Some(window) => min(len, window),
-        None => len,
-    }
+/// What a row sees, and how it is cut.
+#[derive(Clone, Copy)]
+pub(super) struct Extent {
+    /// Where the newest position is.
+    pub(super) newest: V<u32>,
+    /// The first position that is seen.
+    pub(super) first: V<u32>,
+    /// Positions that are seen before the newest.
+    pub(super) cached: V<u32>,
+    /// [`Attend::stretch`].
+    pub(super) stretch: V<u32>,
 }
 
-/// [`Attend::stretch`] on the device.
-#[device]
-pub(super) fn stretch_of(s: &Attend, len: V<u32>) -> V<u32> {
-    let least = (len + (s.n_splits - 1)) / s.n_splits;
-    (least + (STRETCH_UNIT - 1)) / STRETCH_UNIT * STRETCH_UNIT
+impl Extent {
+    /// For a row at position `newest`.
+    #[device]
+    pub(super) fn new(s: &Attend, newest: V<u32>) -> Extent {
+        let (first, cached) = match s.window {
+            Some(window) => {
+                let cached = min(newest, window.saturating_sub(1));
+                (newest - cached, cached)
+            }
+            None => (dev(0), newest),
+        };
+        let most = s.n_splits * s.round();
+        let rounds = (cached + (most - 1)) / most;
+        let alone = ROUNDS_ALONE * s.round();
+        let stretch = select(cached <= alone, alone, rounds * s.round());
+        Extent { newest, first, cached, stretch }
+    }
+
+    /// Stretches of the row.
+    #[device]
+    pub(super) fn active(self) -> V<u32> {
+        max((self.cached + (self.stretch - 1)) / self.stretch, 1)
+    }
 }

@@ -1,6 +1,6 @@
 //! What trials of attention are made of: random caches, and attention over them in f64 with error bounds.
 
-use super::{Attend, STRETCH_UNIT};
+use super::Attend;
 use crate::kernels::reference;
 use crate::kernels::rows::Control;
 use crate::rng::Rng;
@@ -14,6 +14,15 @@ pub(super) struct Scene {
     pub(super) q: Vec<f32>,
     pub(super) k: Vec<u8>,
     pub(super) v: Vec<u8>,
+    /// What queries and the newest position may be off by, when a launch makes them itself.
+    pub(super) unsure: Option<Unsure>,
+}
+
+/// Absolute errors of a row's queries (element by element), and of its new key and value as the cache has them.
+pub(super) struct Unsure {
+    pub(super) q: Vec<f64>,
+    pub(super) k: Vec<f64>,
+    pub(super) v: Vec<f64>,
 }
 
 /// The state of one stretch of one head in f64: maximum, sum, outputs with their magnitudes, and the relative error
@@ -25,14 +34,16 @@ pub(super) struct Stretch {
     pub(super) magnitude: Vec<f64>,
     pub(super) relative: f64,
     pub(super) score_bound: f64,
+    /// What outputs may be off by because the newest value is.
+    pub(super) slack: Vec<f64>,
 }
 
 impl Scene {
     pub(super) fn random(s: &Attend, seed: u64) -> Scene {
         let mut rng = Rng::new(seed);
-        // Short, long and just around the edge of a stretch.
-        let lens =
-            [1, 2, STRETCH_UNIT - 1, STRETCH_UNIT, STRETCH_UNIT + 1, 200, STRETCH_UNIT * s.n_splits + 3];
+        // Short, long and just around the edges of rounds and stretches; the newest position counts besides.
+        let (round, alone) = (s.round(), s.stretch(0));
+        let lens = [1, 2, round, round + 1, alone + 1, alone + 2, alone + round / 2, s.n_splits * round + 4];
         let len = lens[rng.below(lens.len() as u32) as usize];
         let rows = s.kv_rows();
         let (mut k, mut v) = (rows.random(&mut rng, len), rows.random(&mut rng, len));
@@ -43,7 +54,7 @@ impl Scene {
         // Even weights, a few strong ones, or scores so far apart that one position takes all.
         let scale = [2.0, 20.0, 200.0][(seed % 3) as usize] / (s.head_dim as f32).sqrt();
         let q = (0..s.n_heads * s.head_dim).map(|_| rng.normal() * scale).collect();
-        Scene { len, q, k, v }
+        Scene { len, q, k, v, unsure: None }
     }
 
     pub(super) fn stretch(&self, s: &Attend, head: u32, positions: std::ops::Range<u32>) -> Stretch {
@@ -54,27 +65,47 @@ impl Scene {
         };
         let q: Vec<f64> = self.q[head as usize * dim..][..dim].iter().map(|v| f64::from(*v)).collect();
         let dot = |p: u32| {
-            let products = row(&self.k, p).into_iter().zip(&q).map(|(k, q)| k * q);
-            products.fold((0.0, 0.0), |(s, a), x: f64| (s + x, a + x.abs()))
+            let k = row(&self.k, p);
+            let products = k.iter().zip(&q).map(|(k, q)| k * q);
+            let (score, magnitude) = products.fold((0.0, 0.0), |(s, a), x: f64| (s + x, a + x.abs()));
+            (score, reference::gamma(16.0) * magnitude + self.unsure_of_score(s, head, p, [&q, &k]))
         };
         let scores: Vec<(f64, f64)> = positions.clone().map(dot).collect();
         let m = scores.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
-        let score_bound = scores.iter().map(|s| reference::gamma(16.0) * s.1).fold(0.0, f64::max);
-        let mut out =
-            Stretch { m, l: 0.0, o: vec![0.0; dim], magnitude: vec![0.0; dim], relative: 0.0, score_bound };
+        let score_bound = scores.iter().map(|s| s.1).fold(0.0, f64::max);
+        let (o, magnitude, slack) = (vec![0.0; dim], vec![0.0; dim], vec![0.0; dim]);
+        let mut out = Stretch { m, l: 0.0, o, magnitude, relative: 0.0, score_bound, slack };
         for (p, (score, _)) in positions.clone().zip(&scores) {
-            let weight = (score - m).exp();
+            let weight = (score - m).exp2();
             out.l += weight;
             for (e, v) in row(&self.v, p).into_iter().enumerate() {
                 out.o[e] += weight * v;
                 out.magnitude[e] += (weight * v).abs() + BELOW_RANGE;
             }
+            if let Some(unsure) = self.unsure.as_ref().filter(|_| p + 1 == self.len) {
+                let first = (head / s.group() * s.head_dim) as usize;
+                out.slack = unsure.v[first..first + dim].iter().map(|v| weight * v).collect();
+            }
         }
-        // A term is rescaled once a turn, each time by an exp of two ulps and a rounding; its score's error is absolute
-        // in the exponent, and so is the maximum's.
-        let turns = f64::from((positions.end - positions.start).div_ceil(s.step()) + s.step());
-        out.relative = reference::gamma(6.0 * turns + 16.0) + 3.0 * score_bound;
+        // In each round a term goes through a power of two of two ulps, a product and the sums of its team; then come
+        // teams and warps. Its score's error is absolute in the exponent, and so is the maximum's.
+        let rounds = f64::from((positions.end - positions.start).div_ceil(s.round()) + 1);
+        let joins = f64::from(3 * s.warps() + 5);
+        out.relative =
+            reference::gamma((f64::from(s.at_once()) + 4.0) * rounds + joins + 16.0) + 3.0 * score_bound;
         out
+    }
+
+    /// What the score of a position may be off by because the query is, or the newest key.
+    fn unsure_of_score(&self, s: &Attend, head: u32, p: u32, [q, k]: [&[f64]; 2]) -> f64 {
+        let Some(unsure) = &self.unsure else { return 0.0 };
+        let dim = s.head_dim as usize;
+        let products = |values: &[f64], errors: &[f64]| -> f64 {
+            values.iter().zip(errors).map(|(x, error)| x.abs() * error).sum()
+        };
+        let of_query = products(k, &unsure.q[head as usize * dim..][..dim]);
+        let of_key = products(q, &unsure.k[(head / s.group()) as usize * dim..][..dim]);
+        of_query + if p + 1 == self.len { of_key } else { 0.0 }
     }
 
     /// A scene for each active row of a step, and the control that says so.

@@ -1,7 +1,9 @@
-//! The first launch of attention: each stretch of positions on its own.
+//! The first of two launches of attention: each stretch of positions on its own.
 
+use super::join::{Parts, join_warps};
 use super::scene::Scene;
-use super::{Attend, LEAST, PER_LANE, WARPS, seen_of, stretch_of};
+use super::walk::{Source, Span, State, fetch_first, part_of, walk};
+use super::{Attend, Extent, PER_LANE};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::operation::{Cost, Expect, Operation, Trial};
 use crate::kernels::reference;
@@ -11,25 +13,12 @@ use crate::kernels::rows::for_row;
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttendSplit(pub Attend);
 
-/// Which eight elements of a head a lane holds; lanes beyond the last repeat it, and what they hold is not used.
-#[device]
-fn part_of(s: &Attend) -> V<u32> {
-    let part = lane_id() % s.lanes();
-    if s.lanes() == s.holding_lanes() { part } else { min(part, s.holding_lanes() - 1) }
-}
-
-/// Whether a lane holds elements that no other lane of its team holds.
-#[device]
-fn holds(s: &Attend) -> V<bool> {
-    lane_id() % s.lanes() < s.holding_lanes()
-}
-
-/// m = max s_p, l = Σ e^(s_p − m), o = Σ e^(s_p − m) v_p over one stretch, with s_p = q·k_p
+/// m = max s_p, l = Σ 2^(s_p − m), o = Σ 2^(s_p − m) v_p over one stretch, with s_p = q·k_p
 /// shapes   control as in the plan · qkv: q (row, n_heads, head_dim) f32, scaled · kv (sequence) of the addresses of K, V (position, n_kv_heads, head_dim) in rows of the cache's type · partial (row, kv head, stretch, group, head_dim) f32 · stats likewise of (m, l)
-/// layout   head_dim / 8 lanes hold a position, 8 elements each; K and V are read once for all query heads of a group
-/// launch   grid (n_splits, n_kv_heads, rows), block 128; stretches beyond the length return at once
-/// source   Dao et al. 2022 and 2023 (flash decoding); exp by polynomial
-#[kernel(grid = (s.0.n_splits, s.0.n_kv_heads, s.0.rows.count), block = 32 * WARPS)]
+/// layout   head_dim / 8 lanes hold a position, 8 elements each; K and V are read once for all query heads of a group; a lane weighs a few positions and heads
+/// launch   grid (n_splits, n_kv_heads, rows), block 256 or 128; stretches beyond the length return at once
+/// source   Dao et al. 2022 and 2023 (flash decoding); powers of two by polynomial
+#[kernel(grid = (s.0.n_splits, s.0.n_kv_heads, s.0.rows.count), block = s.0.threads())]
 pub fn attend_split(
     s: &AttendSplit,
     control: In<u32>,
@@ -41,159 +30,39 @@ pub fn attend_split(
     let s = &s.0;
     for_row(s.rows.count, block_idx_z(), control, |here| {
         let (split, kv_head) = (block_idx_x(), block_idx_y());
-        let len = here.control(control).at(1).load() + 1;
-        let [k_cache, v_cache] = here.caches(s.rows, control, kv);
-        let seen = seen_of(s, len);
-        let stretch = stretch_of(s, seen);
-        let start = match s.window {
-            Some(_) => len - seen + split * stretch,
-            None => split * stretch,
-        };
-        if start < len {
-            let end = min(start + stretch, len);
-            let part = part_of(s);
-            let team = warp_id() * s.teams_per_warp() + lane_id() / s.lanes();
-            let qkv = here.of(qkv, s.qkv_dim());
-            let mut q = Vec::new();
-            for g in unroll(0..s.group()) {
-                let row = qkv.offset((kv_head * s.group() + g) * s.head_dim + part * PER_LANE);
-                q.push([row.at(0).load_x4(), row.at(4).load_x4()].concat());
+        let extent = Extent::new(s, here.control(control).at(1).load());
+        let offset = split * extent.stretch;
+        if split == 0 || offset < extent.cached {
+            let [k, v] = here.caches(s.rows, control, kv);
+            let element = kv_head * s.head_dim + part_of(s) * PER_LANE;
+            let source = Source { k: at_address(k), v: at_address(v), element };
+            let span = Span::new(s, extent, split);
+            let ahead = fetch_first(s, source, span);
+            let q = load_queries(s, here.of(qkv, s.qkv_dim()), kv_head);
+            let (mut m, mut l, mut o) = State::empty(s).parts();
+            if offset + extent.stretch >= extent.cached && warp_id() == s.warps() - 1 {
+                let rows = s.kv_rows();
+                let place = rows.place(extent.newest);
+                let [k, v] = [source.k, source.v].map(|cache| rows.widen(&rows.fetch(cache, place, element)));
+                (m, l, o) = State::of_one(s, &q, &k, &v).parts();
             }
-            let head = Head { element: kv_head * s.head_dim + part * PER_LANE, team, start, end };
-            let state = attend_stretch(s, q, [at_address(k_cache), at_address(v_cache)], head);
-            let to = Results { partial: here.of(partial, s.partials()), stats: here.of(stats, s.stats()) };
-            merge_teams(s, team, state, kv_head * s.n_splits + split, to);
+            let state = walk(s, &q, (source, span), ahead, State { m, l, o });
+            let quads = join_warps(s, state);
+            let parts = Parts { partial: here.of(partial, s.partials()), stats: here.of(stats, s.stats()) };
+            parts.store(s, kv_head * s.n_splits + split, &quads);
         }
     });
 }
 
-/// What a team goes through: positions `start + team, + step …` before `end`, from `element` of a position on.
-#[derive(Clone, Copy)]
-struct Head {
-    element: V<u32>,
-    team: V<u32>,
-    start: V<u32>,
-    end: V<u32>,
-}
-
-/// Positions that a team has on their way at once.
-const AT_ONCE: u32 = 2;
-
-/// The state of a team after its positions.
+/// The lane's elements of each query head of a group.
 #[device]
-fn attend_stretch(s: &Attend, q: Vec<Vec<V<f32>>>, caches: [In<u8>; 2], h: Head) -> TeamState {
-    let rows = s.kv_rows();
-    let Head { element, team, start, end } = h;
-    let [k_cache, v_cache] = caches;
-    let mut m = vec![dev(LEAST); s.group() as usize];
-    let mut l = vec![dev(0.0f32); s.group() as usize];
-    let mut acc = vec![vec![dev(0.0f32); PER_LANE as usize]; s.group() as usize];
-    let stride = AT_ONCE * s.step();
-    let turns = (end - start + (stride - 1)) / stride;
-    for turn in 0..turns {
-        let first = start + turn * stride + team;
-        let mut fetched = Vec::new();
-        for i in unroll(0..AT_ONCE) {
-            let place = rows.place(min(first + i * s.step(), end - 1));
-            fetched.push([rows.fetch(k_cache, place, element), rows.fetch(v_cache, place, element)]);
-        }
-        for i in unroll(0..AT_ONCE as usize) {
-            let there = first + i as u32 * s.step() < end;
-            let [k, v] = &fetched[i];
-            let (k, v) = (rows.widen(k), rows.widen(v));
-            for g in unroll(0..s.group() as usize) {
-                let mut dot = q[g][0] * k[0];
-                for e in unroll(1..PER_LANE as usize) {
-                    dot = fma(q[g][e], k[e], dot);
-                }
-                if s.lanes() != s.holding_lanes() {
-                    dot = select(holds(s), dot, 0.0);
-                }
-                let score = select(there, sum_lanes(dot, s.lanes()), f32::NEG_INFINITY);
-                let largest = max(m[g], score);
-                let (keep, p) = (exp(m[g] - largest), exp(score - largest));
-                m[g] = largest;
-                l[g] = fma(l[g], keep, p);
-                for e in unroll(0..PER_LANE as usize) {
-                    acc[g][e] = fma(acc[g][e], keep, p * v[e]);
-                }
-            }
-        }
+fn load_queries(s: &Attend, qkv: In<f32>, kv_head: V<u32>) -> Vec<Vec<V<f32>>> {
+    let mut q = Vec::new();
+    for g in unroll(0..s.group()) {
+        let row = qkv.offset((kv_head * s.group() + g) * s.head_dim + part_of(s) * PER_LANE);
+        q.push([row.at(0).load_x4(), row.at(4).load_x4()].concat());
     }
-    TeamState { m, l, acc }
-}
-
-/// One team's state, as it goes to shared memory.
-struct TeamState {
-    m: Vec<V<f32>>,
-    l: Vec<V<f32>>,
-    acc: Vec<Vec<V<f32>>>,
-}
-
-/// Where a CTA's result goes.
-#[derive(Clone, Copy)]
-struct Results {
-    partial: Out<f32>,
-    stats: Out<f32>,
-}
-
-#[device]
-fn store_part(acc: &[V<f32>], place: Shared<f32>) {
-    place.at(0).store_x4([acc[0], acc[1], acc[2], acc[3]]);
-    place.at(4).store_x4([acc[4], acc[5], acc[6], acc[7]]);
-}
-
-/// Merges the teams of a CTA in their order and stores the stretch's `o` and `(m, l)` for each query head.
-#[device]
-fn merge_teams(s: &Attend, team: V<u32>, state: TeamState, row: V<u32>, to: Results) {
-    let n_teams = s.step();
-    let group = s.group();
-    let outputs = shared::<f32>(n_teams * group * s.head_dim);
-    let pairs = shared::<f32>(n_teams * group * 2);
-    let part = lane_id() % s.lanes();
-    for g in unroll(0..group) {
-        let acc = &state.acc[g as usize];
-        let place = outputs.offset((team * group + g) * s.head_dim + part * PER_LANE);
-        if s.lanes() == s.holding_lanes() {
-            store_part(acc, place);
-        } else {
-            if holds(s) {
-                store_part(acc, place);
-            }
-        }
-        if part == 0 {
-            pairs.at((team * group + g) * 2).store_x2([state.m[g as usize], state.l[g as usize]]);
-        }
-    }
-    sync_threads();
-    for g in 0..group {
-        let mut largest = pairs.at(g * 2).load();
-        for t in unroll(1..n_teams) {
-            largest = max(largest, pairs.at((g + t * group) * 2).load());
-        }
-        let mut weights = Vec::new();
-        let mut sum = 0.0;
-        for t in unroll(0..n_teams) {
-            let pair = pairs.at((g + t * group) * 2).load_x2();
-            let weight = exp(pair[0] - largest);
-            sum = fma(pair[1], weight, sum);
-            weights.push(weight);
-        }
-        let head = row * group + g;
-        for turn in unroll(0..s.head_dim.div_ceil(32 * WARPS)) {
-            let e = thread_idx_x() + turn * 32 * WARPS;
-            if e < s.head_dim {
-                let mut o = 0.0;
-                for t in unroll(0..n_teams) {
-                    o = fma(outputs.at((g + t * group) * s.head_dim + e).load(), weights[t as usize], o);
-                }
-                to.partial.at(head * s.head_dim + e).store(o);
-            }
-        }
-        if thread_idx_x() == 0 {
-            to.stats.at(head * 2).store_x2([largest, sum]);
-        }
-    }
+    q
 }
 
 impl Operation for AttendSplit {
@@ -218,25 +87,11 @@ impl Operation for AttendSplit {
     fn trial(&self, seed: u64) -> Trial {
         let s = &self.0;
         let (control, scenes) = Scene::random_rows(s, seed);
-        let (mut partial, mut stats, mut qkv) = (Vec::new(), Vec::new(), Vec::new());
-        for (r, scene) in scenes.iter().enumerate() {
+        let (mut parts, mut qkv) = (ExpectedParts::default(), Vec::new());
+        for (r, scene) in (0..).zip(&scenes) {
             qkv.extend(scene.q.iter().copied());
-            qkv.resize((r + 1) * s.qkv_dim() as usize, 0.0);
-            for head in 0..s.n_heads {
-                for (split, positions) in (0..).zip(s.stretches(scene.len)) {
-                    let x = scene.stretch(s, head, positions);
-                    let row = r as u32 * s.n_splits * s.n_heads
-                        + (head / s.group() * s.n_splits + split) * s.group()
-                        + head % s.group();
-                    let row = row as usize;
-                    stats.push((2 * row, x.m, x.score_bound));
-                    stats.push((2 * row + 1, x.l, x.relative * x.l));
-                    let outputs = x.o.iter().zip(&x.magnitude).enumerate();
-                    partial.extend(
-                        outputs.map(|(e, (o, a))| (row * s.head_dim as usize + e, *o, x.relative * a)),
-                    );
-                }
-            }
+            qkv.resize((r as usize + 1) * s.qkv_dim() as usize, 0.0);
+            parts.add(s, r, scene);
         }
         let n = s.rows.count as usize;
         let mut caches = vec![[vec![], vec![]]; n];
@@ -246,8 +101,38 @@ impl Operation for AttendSplit {
         let trial =
             Trial::new(seed).input(control.bytes()).input(reference::bytes_f32(&qkv)).caches(s.rows, n, 2);
         let trial = trial
-            .output(s.partial_bytes(), Expect::NearF32(partial))
-            .output(s.stats_bytes(), Expect::NearF32(stats));
+            .output(s.partial_bytes(), Expect::NearF32(parts.partial))
+            .output(s.stats_bytes(), Expect::NearF32(parts.stats));
         caches.into_iter().flatten().fold(trial, |t, cache| t.linked(cache, Expect::Unchanged))
+    }
+}
+
+/// What the stretches of rows must come to: (place, value, bound).
+#[derive(Default)]
+pub(super) struct ExpectedParts {
+    pub(super) partial: Vec<(usize, f64, f64)>,
+    pub(super) stats: Vec<(usize, f64, f64)>,
+}
+
+impl ExpectedParts {
+    /// Adds the stretches of row `r`.
+    pub(super) fn add(&mut self, s: &Attend, r: u32, scene: &Scene) {
+        for head in 0..s.n_heads {
+            for (split, positions) in (0..).zip(s.stretches(scene.len)) {
+                let x = scene.stretch(s, head, positions);
+                let row = r * s.n_splits * s.n_heads
+                    + (head / s.group() * s.n_splits + split) * s.group()
+                    + head % s.group();
+                let row = row as usize;
+                self.stats.push((2 * row, x.m, x.score_bound));
+                self.stats.push((2 * row + 1, x.l, x.relative * x.l));
+                let outputs = x.o.iter().zip(&x.magnitude).zip(&x.slack).enumerate();
+                self.partial.extend(
+                    outputs.map(|(e, ((o, a), slack))| {
+                        (row * s.head_dim as usize + e, *o, x.relative * a + slack)
+                    }),
+                );
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ mod exact;
 mod tile;
 mod trial;
 
-use super::{LEAST, WARPS};
+use super::{LEAST, decay::decay};
 use crate::dsl::{BuildError, Kernel, Ptr, Readable, Writable, prelude::*};
 use crate::kernels::gemv::act_bytes;
 use crate::kernels::kv_rows::KvRows;
@@ -28,6 +28,8 @@ const KEY_LANES: u32 = 8;
 const KEYS: usize = (TILE / KEY_LANES) as usize;
 /// Distances of the lanes that share a query.
 const KEY_STEPS: [u32; 3] = [8, 4, 2];
+/// Warps of a CTA.
+const WARPS: u32 = 4;
 /// Threads of a CTA.
 const THREADS: u32 = 32 * WARPS;
 /// Shared memory that a kernel may declare.
@@ -235,12 +237,12 @@ fn weigh(scores: &mut [Vec<V<f32>>], m: &mut [V<f32>], l: &mut [V<f32>], o: &mut
         for step in each(KEY_STEPS) {
             largest = max(largest, shuffle_xor(largest, step));
         }
-        let keep = exp(m[i] - largest);
+        let keep = decay(m[i] - largest);
         m[i] = largest;
-        let mut sum = exp(scores[i][0] - largest);
+        let mut sum = decay(scores[i][0] - largest);
         scores[i][0] = sum;
         for j in unroll(1..KEYS) {
-            scores[i][j] = exp(scores[i][j] - largest);
+            scores[i][j] = decay(scores[i][j] - largest);
             sum = sum + scores[i][j];
         }
         l[i] = fma(l[i], keep, sum);
@@ -283,7 +285,7 @@ fn add_values(
 /// shapes   control as in the plan, rows at consecutive positions · qkv (row, q_dim + 2 kv_dim) f32, q scaled · kv (sequence) of the addresses of K, V (position, n_kv_heads, head_dim) in rows of the cache's type · quants (row, q_dim) i8 · meta (row, q_dim / 32)
 /// layout   a CTA takes (row, head of a group) pairs of a key head; a warp scores its queries with 32 keys at a time, 8 lanes a query
 /// launch   grid (rows · group / queries of a CTA, n_kv_heads), block 128; CTAs beyond the active rows return at once
-/// source   Dao et al. 2022 (flash attention), Milakov and Gimelshein 2018 (online softmax); exp by polynomial
+/// source   Dao et al. 2022 (flash attention), Milakov and Gimelshein 2018 (online softmax); powers of two by polynomial
 #[kernel(grid = (s.ctas(), s.n_kv_heads), block = THREADS)]
 pub fn attend_prefill(
     s: &AttendPrefill,

@@ -56,7 +56,7 @@ impl Chunk {
         let score_bound = scores.iter().map(|s| s.1).fold(0.0, f64::max);
         let (mut l, mut o, mut magnitude) = (0.0, vec![0.0; dim], vec![0.0; dim]);
         for (p, (score, _)) in positions.clone().zip(&scores) {
-            let weight = (score - m).exp();
+            let weight = (score - m).exp2();
             l += weight;
             for (e, v) in of(&self.v, p).into_iter().enumerate() {
                 o[e] += weight * v;

@@ -1,0 +1,411 @@
+//! Attention of one new position in one launch: biases, norms, rotation and the append before it, all stretches, and the
+//! merge after it.
+
+use super::join::{Parts, Quad, join_stretches, join_warps, store_blocks, store_floats};
+use super::newest::{Extra, Workshop, norms_in_pairs, prepare};
+use super::step_trial;
+use super::walk::{Source, Span, State, fetch_first, part_of, walk};
+use super::{Attend, Extent, PER_LANE};
+use crate::dsl::{BuildError, Kernel, Ordering, Rmw, Scope, prelude::*};
+use crate::kernels::exact::Exact;
+use crate::kernels::operation::{Cost, Operation, Trial};
+use crate::kernels::rope::RopeAppend;
+use crate::kernels::rows::{Row, for_row};
+use ::plan::{KvType, RopeKind};
+
+/// All of a step's attention: what [`RopeAppend`], [`super::AttendSplit`] and [`super::AttendMerge`] do, to the bit. The rows
+/// of a launch must belong to different sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttendStep {
+    /// Heads and stretches.
+    pub attend: Attend,
+    /// Which elements form a pair.
+    pub kind: RopeKind,
+    /// Whether biases are added to Q, K and V.
+    pub bias: bool,
+    /// What is added to the mean square of a head of Q or K, where these are normed.
+    pub norm_eps: Option<f32>,
+    /// What scores are multiplied by.
+    pub score_scale: f32,
+}
+
+impl AttendStep {
+    /// Whether one launch can do it: a key head's outputs, and its keys in a cache of blocks, are whole blocks, and a lane has the elements
+    /// that a norm sums up. Elsewhere three launches do it, or four.
+    pub const fn fits(&self) -> bool {
+        let s = &self.attend;
+        let blocks = s.merged_kv_heads() == 1;
+        let cache = !matches!(s.kv, KvType::Q8_0) || s.head_dim.is_multiple_of(32);
+        let norm = self.norm_eps.is_none() || !self.bias && norms_in_pairs(self.kind, s.head_dim);
+        blocks && cache && norm
+    }
+
+    /// Bytes of the counters, which are 0 before and after each launch.
+    pub const fn arrived_bytes(&self) -> u64 {
+        4 * self.attend.n_kv_heads as u64 * self.attend.rows.count as u64
+    }
+
+    /// What rotates and appends when it is a launch of its own.
+    pub(super) fn rope(&self) -> RopeAppend {
+        let Attend { n_heads, n_kv_heads, head_dim, kv, rows, .. } = self.attend;
+        RopeAppend {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            kind: self.kind,
+            bias: self.bias,
+            score_scale: self.score_scale,
+            kv,
+            rows,
+        }
+    }
+}
+
+/// What a launch reads.
+#[derive(Clone, Copy)]
+struct Inputs {
+    control: In<u32>,
+    /// `(cos, sin)` of each position.
+    table: In<f32>,
+    extra: Extra,
+    qkv: In<f32>,
+    kv: In<u64>,
+}
+
+/// Where the stretches of a row meet.
+#[derive(Clone, Copy)]
+struct Meeting {
+    partial: InOut<f32>,
+    stats: InOut<f32>,
+    /// CTAs of each key head that are done.
+    arrived: InOut<u32>,
+}
+
+/// The row's attention; `store` gets the CTA's row, its key head and its outputs.
+#[device]
+fn attend_row(s: &AttendStep, from: Inputs, meeting: Meeting, store: impl Fn(Row, V<u32>, &[Quad])) {
+    let attend = &s.attend;
+    for_row(attend.rows.count, block_idx_z(), from.control, |here| {
+        let (split, kv_head) = (block_idx_x(), block_idx_y());
+        let extent = Extent::new(attend, here.control(from.control).at(1).load());
+        let offset = split * extent.stretch;
+        if split == 0 || offset < extent.cached {
+            let is_last = offset + extent.stretch >= extent.cached;
+            let quads = attend_stretch(s, (from, here), extent, (split, kv_head, is_last));
+            // One stretch is all: nobody else has anything.
+            if extent.cached <= extent.stretch {
+                store(here, kv_head, &quads);
+            } else {
+                meet(attend, (meeting, here), (extent.active(), kv_head, split), &quads, &store);
+            }
+        }
+    });
+}
+
+/// The result of one stretch.
+#[device]
+fn attend_stretch(
+    s: &AttendStep,
+    (from, here): (Inputs, Row),
+    extent: Extent,
+    (split, kv_head, is_last): (V<u32>, V<u32>, V<bool>),
+) -> Vec<Quad> {
+    let attend = &s.attend;
+    let (head_dim, group) = (attend.head_dim, attend.group());
+    let caches = here.caches(attend.rows, from.control, from.kv);
+    let [k, v] = caches;
+    let element = kv_head * head_dim + part_of(attend) * PER_LANE;
+    let source = Source { k: at_address(k), v: at_address(v), element };
+    let span = Span::new(attend, extent, split);
+    let ahead = fetch_first(attend, source, span);
+    let queries = shared::<f32>(group * head_dim);
+    let new = shared::<f32>(2 * head_dim);
+    let workshop = Workshop {
+        qkv: here.of(from.qkv, attend.qkv_dim()),
+        angles: from.table.offset(extent.newest * head_dim),
+        extra: from.extra,
+        kv_head,
+        caches,
+        newest: extent.newest,
+        queries,
+        new,
+    };
+    prepare(s, workshop, is_last);
+    sync_threads();
+    let part = part_of(attend) * PER_LANE;
+    let mut q = Vec::new();
+    for g in unroll(0..group) {
+        q.push(load_part(queries.offset(part), g * head_dim));
+    }
+    let (mut m, mut l, mut o) = State::empty(attend).parts();
+    if is_last && warp_id() == attend.warps() - 1 {
+        let [k, v] = [0, head_dim].map(|first| load_part(new.offset(part), first));
+        (m, l, o) = State::of_one(attend, &q, &k, &v).parts();
+    }
+    let state = walk(attend, &q, (source, span), ahead, State { m, l, o });
+    join_warps(attend, state)
+}
+
+/// Eight elements.
+#[device]
+fn load_part(from: Shared<f32>, first: u32) -> Vec<V<f32>> {
+    [from.at(first).load_x4(), from.at(first + 4).load_x4()].concat()
+}
+
+/// Leaves a stretch's result for the CTA of the key head that comes last, which merges them all.
+#[device]
+fn meet(
+    s: &Attend,
+    (meeting, here): (Meeting, Row),
+    (n_active, kv_head, split): (V<u32>, V<u32>, V<u32>),
+    quads: &[Quad],
+    store: &impl Fn(Row, V<u32>, &[Quad]),
+) {
+    let parts =
+        Parts { partial: here.of(meeting.partial, s.partials()), stats: here.of(meeting.stats, s.stats()) };
+    parts.store(s, kv_head * s.n_splits + split, quads);
+    let arrived = here.of(meeting.arrived, s.n_kv_heads).at(kv_head);
+    let before = shared::<u32>(1u32);
+    sync_threads();
+    if thread_idx_x() == 0 {
+        before.at(0).store(arrived.atomic(Rmw::Add, Ordering::AcqRel, Scope::Gpu, 1));
+    }
+    sync_threads();
+    if before.at(0).load() == n_active - 1 {
+        if thread_idx_x() == 0 {
+            arrived.store(0);
+        }
+        store(here, kv_head, &join_stretches(s, &parts, kv_head, n_active));
+    }
+}
+
+/// x = softmax(rope(q)·K) V over the positions of a row, its new one (rope(k), v) included and appended; quantized
+/// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) in rows of the cache's type · partial (row, kv head, stretch, group, head_dim), stats likewise of (m, l) f32 · arrived (row, kv head), 0 before and after · quants (row, q_dim) i8 · meta (row, q_dim / 32)
+/// layout   as attend_split; the last stretch has the new position; the CTA of a key head that is done last merges as attend_merge
+/// launch   grid (n_splits, n_kv_heads, rows), block 256 or 128; stretches beyond the length return at once
+/// source   Su et al. 2021; Dao et al. 2022 and 2023 (flash decoding)
+#[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+pub fn attend_step(
+    s: &AttendStep,
+    control: In<u32>,
+    table: In<f32>,
+    qkv: In<f32>,
+    kv: In<u64>,
+    partial: InOut<f32>,
+    stats: InOut<f32>,
+    arrived: InOut<u32>,
+    quants: Out<u32>,
+    meta: Out<u32>,
+) {
+    let from = Inputs { control, table, extra: Extra::Nothing, qkv, kv };
+    attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
+        quantized(s, here, (kv_head, quads), (quants, meta));
+    });
+}
+
+/// x = softmax(rope(q + bq)·K) V, with (rope(k + bk), v + bv) appended
+/// shapes   as attend_step · bq (q_dim), bk, bv (kv_dim) f32
+/// layout   as attend_step
+/// launch   as attend_step
+/// source   as attend_step; biases as in Qwen2
+#[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+pub fn attend_step_bias(
+    s: &AttendStep,
+    control: In<u32>,
+    table: In<f32>,
+    bq: In<f32>,
+    bk: In<f32>,
+    bv: In<f32>,
+    qkv: In<f32>,
+    kv: In<u64>,
+    partial: InOut<f32>,
+    stats: InOut<f32>,
+    arrived: InOut<u32>,
+    quants: Out<u32>,
+    meta: Out<u32>,
+) {
+    let from = Inputs { control, table, extra: Extra::Biases([bq, bk, bv]), qkv, kv };
+    attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
+        quantized(s, here, (kv_head, quads), (quants, meta));
+    });
+}
+
+/// x = softmax(rope(norm(q))·K) V, with (rope(norm(k)), v) appended
+/// shapes   as attend_step · wq, wk (head_dim) f32
+/// layout   as attend_step
+/// launch   as attend_step
+/// source   as attend_step; norms as qk_norm
+#[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+pub fn attend_step_norm(
+    s: &AttendStep,
+    control: In<u32>,
+    table: In<f32>,
+    wq: In<f32>,
+    wk: In<f32>,
+    qkv: In<f32>,
+    kv: In<u64>,
+    partial: InOut<f32>,
+    stats: InOut<f32>,
+    arrived: InOut<u32>,
+    quants: Out<u32>,
+    meta: Out<u32>,
+) {
+    let from = Inputs { control, table, extra: Extra::Norms([wq, wk]), qkv, kv };
+    attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
+        quantized(s, here, (kv_head, quads), (quants, meta));
+    });
+}
+
+/// Stores the outputs of a key head as blocks.
+#[device]
+fn quantized(
+    s: &AttendStep,
+    here: Row,
+    (kv_head, quads): (V<u32>, &[Quad]),
+    (quants, meta): (Out<u32>, Out<u32>),
+) {
+    let q_dim = s.attend.q_dim();
+    store_blocks(&s.attend, kv_head, quads, here.of(quants, q_dim / 4), here.of(meta, q_dim / 16));
+}
+
+impl Operation for AttendStep {
+    fn name(&self) -> &'static str {
+        match (self.bias, self.norm_eps) {
+            (true, _) => "attend_step_bias",
+            (false, Some(_)) => "attend_step_norm",
+            (false, None) => "attend_step",
+        }
+    }
+
+    fn constants(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        match (self.bias, self.norm_eps) {
+            (true, _) => attend_step_bias(self),
+            (false, Some(_)) => attend_step_norm(self),
+            (false, None) => attend_step(self),
+        }
+    }
+
+    /// For one position of one row, what a launch moves and computes whatever the length included; a launch moves the
+    /// cache's part times the lengths of the rows' caches.
+    fn cost(&self) -> Cost {
+        let s = &self.attend;
+        Cost { bytes: 2 * u64::from(s.kv_rows().bytes()), macs: 2 * u64::from(s.q_dim()) }
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        step_trial::quantized(self, seed)
+    }
+}
+
+/// The launches whose outputs stay f32.
+mod floats {
+    use super::*;
+
+    /// x = softmax(rope(q)·K) V, with (rope(k), v) appended
+    /// shapes   as attend_step · x (row, q_dim) f32
+    /// layout   as attend_step
+    /// launch   as attend_step
+    /// source   as attend_step
+    #[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+    pub fn attend_step_exact(
+        s: &AttendStep,
+        control: In<u32>,
+        table: In<f32>,
+        qkv: In<f32>,
+        kv: In<u64>,
+        partial: InOut<f32>,
+        stats: InOut<f32>,
+        arrived: InOut<u32>,
+        x: Out<f32>,
+    ) {
+        let from = Inputs { control, table, extra: Extra::Nothing, qkv, kv };
+        attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
+            store_floats(&s.attend, kv_head, quads, here.of(x, s.attend.q_dim()));
+        });
+    }
+
+    /// x = softmax(rope(q + bq)·K) V, with (rope(k + bk), v + bv) appended
+    /// shapes   as attend_step_exact · bq (q_dim), bk, bv (kv_dim) f32
+    /// layout   as attend_step
+    /// launch   as attend_step
+    /// source   as attend_step_bias
+    #[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+    pub fn attend_step_bias_exact(
+        s: &AttendStep,
+        control: In<u32>,
+        table: In<f32>,
+        bq: In<f32>,
+        bk: In<f32>,
+        bv: In<f32>,
+        qkv: In<f32>,
+        kv: In<u64>,
+        partial: InOut<f32>,
+        stats: InOut<f32>,
+        arrived: InOut<u32>,
+        x: Out<f32>,
+    ) {
+        let from = Inputs { control, table, extra: Extra::Biases([bq, bk, bv]), qkv, kv };
+        attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
+            store_floats(&s.attend, kv_head, quads, here.of(x, s.attend.q_dim()));
+        });
+    }
+
+    /// x = softmax(rope(norm(q))·K) V, with (rope(norm(k)), v) appended
+    /// shapes   as attend_step_exact · wq, wk (head_dim) f32
+    /// layout   as attend_step
+    /// launch   as attend_step
+    /// source   as attend_step_norm
+    #[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+    pub fn attend_step_norm_exact(
+        s: &AttendStep,
+        control: In<u32>,
+        table: In<f32>,
+        wq: In<f32>,
+        wk: In<f32>,
+        qkv: In<f32>,
+        kv: In<u64>,
+        partial: InOut<f32>,
+        stats: InOut<f32>,
+        arrived: InOut<u32>,
+        x: Out<f32>,
+    ) {
+        let from = Inputs { control, table, extra: Extra::Norms([wq, wk]), qkv, kv };
+        attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
+            store_floats(&s.attend, kv_head, quads, here.of(x, s.attend.q_dim()));
+        });
+    }
+}
+
+impl Operation for Exact<AttendStep> {
+    fn name(&self) -> &'static str {
+        match (self.0.bias, self.0.norm_eps) {
+            (true, _) => "attend_step_bias_exact",
+            (false, Some(_)) => "attend_step_norm_exact",
+            (false, None) => "attend_step_exact",
+        }
+    }
+
+    fn constants(&self) -> String {
+        self.0.constants()
+    }
+
+    fn build(&self) -> Result<Kernel, BuildError> {
+        match (self.0.bias, self.0.norm_eps) {
+            (true, _) => floats::attend_step_bias_exact(&self.0),
+            (false, Some(_)) => floats::attend_step_norm_exact(&self.0),
+            (false, None) => floats::attend_step_exact(&self.0),
+        }
+    }
+
+    fn cost(&self) -> Cost {
+        self.0.cost()
+    }
+
+    fn trial(&self, seed: u64) -> Trial {
+        step_trial::exact(&self.0, seed)
+    }
+}

@@ -1,0 +1,139 @@
+//! A step's attention in one launch: against f64, and to the bit against the launches that it stands for.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
+
+mod kernel_trial;
+
+use emulator::{Machine, Outcome};
+use kernel_trial::{check, machine};
+use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendSplit, AttendStep};
+use monomorph_codegen::kernels::qk_norm::QkNorm;
+use monomorph_codegen::kernels::rope::RopeAppend;
+use monomorph_codegen::kernels::{Exact, Operation, Rows, Trial};
+use plan::{KvType, RopeKind};
+
+/// Query heads, key heads, elements.
+type Heads = (u32, u32, u32);
+
+fn step((n_heads, n_kv_heads, head_dim): Heads, kv: KvType) -> AttendStep {
+    let attend = Attend { n_heads, n_kv_heads, head_dim, n_splits: 3, window: None, kv, rows: Rows::ONE };
+    AttendStep { attend, kind: RopeKind::Neox, bias: false, norm_eps: None, score_scale: 0.125 }
+}
+
+/// Every kind of rotation, weights, window and number of rows, one after the other, over shapes of all sizes and types.
+fn steps() -> Vec<AttendStep> {
+    let shapes =
+        [(6, 1, 128), (4, 2, 64), (7, 1, 32), (2, 1, 16), (3, 1, 96), (4, 2, 80), (2, 1, 256), (8, 1, 192)];
+    let mut steps = Vec::new();
+    for (i, shape) in shapes.into_iter().enumerate() {
+        for (j, kv) in KvType::ALL.into_iter().enumerate() {
+            let window = [None, Some(1), Some(70), Some(600)][(i + j) % 4];
+            let rows = if (i + 2 * j) % 4 == 1 { Rows::new(3, 2) } else { Rows::ONE };
+            let mut step = step(shape, kv);
+            (step.attend.window, step.attend.rows) = (window, rows);
+            step.kind = if (i + j) % 2 == 0 { RopeKind::Neox } else { RopeKind::Norm };
+            step.bias = (i / 2 + j) % 2 == 0;
+            if shape.2 % 64 == 0 && step.kind == RopeKind::Neox && !step.bias {
+                step.norm_eps = Some(1e-3);
+            }
+            steps.extend(step.fits().then_some(step));
+        }
+    }
+    assert!(steps.iter().any(|s| s.norm_eps.is_some()) && steps.len() > 18, "{}", steps.len());
+    steps
+}
+
+#[test]
+fn a_step_attends_appends_and_cleans_up() {
+    for (i, step) in steps().into_iter().enumerate() {
+        check(&step, 0..if i % 3 == 0 { 8 } else { 3 });
+        check(&Exact(step), 2..4);
+    }
+}
+
+fn launch(machine: &Machine, operation: &dyn Operation, params: &[u64]) {
+    let kernel = operation.build().unwrap();
+    let target = ptx::Target { sm: 90, arch_specific: false };
+    let module = monomorph_codegen::lower::lower(&kernel, target, "k").unwrap();
+    let program = machine.load(&ptx::verify::verify(module).unwrap()).unwrap();
+    let outcome = machine.launch(&program, "k", kernel.grid, kernel.block, params).unwrap();
+    assert!(matches!(outcome, Outcome::Done(_)), "{} {outcome:?}", operation.name());
+}
+
+/// What `launches` leaves in the outputs and caches of a trial of a step, given the addresses of its arguments.
+fn after(machine: &Machine, trial: &Trial, launches: impl Fn(&[u64])) -> Vec<Vec<u8>> {
+    let addresses: Vec<u64> =
+        trial.args.iter().map(|arg| machine.alloc(arg.before.len() as u64).unwrap()).collect();
+    for (arg, address) in trial.args.iter().zip(&addresses) {
+        machine.write(*address, &arg.linked(&addresses)).unwrap();
+    }
+    launches(&addresses);
+    let n_inputs = trial.args.iter().position(|arg| !arg.links.is_empty()).unwrap() + 1;
+    // Partial results and counters are nobody's business.
+    let told = addresses.iter().zip(&trial.args).skip(n_inputs + 3);
+    told.map(|(address, arg)| {
+        let mut bytes = vec![0; arg.before.len()];
+        machine.read(*address, &mut bytes).unwrap();
+        bytes
+    })
+    .collect()
+}
+
+/// The launches that a step stands for, on its arguments.
+fn separately(machine: &Machine, s: &AttendStep, at: &[u64], is_exact: bool) {
+    let (attend, n_extra) = (&s.attend, if s.bias { 3 } else { 2 * usize::from(s.norm_eps.is_some()) });
+    let (control, table, extra) = (at[0], at[1], &at[2..2 + n_extra]);
+    let [qkv, kv, partial, stats, _, out] = at[2 + n_extra..][..6] else { panic!("{at:?}") };
+    let Attend { n_heads, n_kv_heads, head_dim, kv: kv_type, rows, .. } = *attend;
+    if let Some(eps) = s.norm_eps {
+        let norm = QkNorm { n_heads, n_kv_heads, head_dim, eps, rows: rows.count };
+        launch(machine, &norm, &[control, extra[0], extra[1], qkv]);
+    }
+    let rope = RopeAppend {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        kind: s.kind,
+        bias: s.bias,
+        score_scale: s.score_scale,
+        kv: kv_type,
+        rows,
+    };
+    let biases = if s.bias { extra } else { &[] };
+    launch(machine, &rope, &[&[control, table], biases, &[qkv, kv]].concat());
+    launch(machine, &AttendSplit(attend.clone()), &[control, qkv, kv, partial, stats]);
+    if is_exact {
+        launch(machine, &Exact(AttendMerge(attend.clone())), &[control, partial, stats, out]);
+    } else {
+        let meta = at[2 + n_extra + 6];
+        launch(machine, &AttendMerge(attend.clone()), &[control, partial, stats, out, meta]);
+    }
+}
+
+#[test]
+fn a_step_has_the_bits_of_its_parts() {
+    let machine = machine();
+    for (i, step) in steps().into_iter().enumerate() {
+        for seed in 0..if i % 3 == 1 { 8 } else { 3 } {
+            let exact = Exact(step.clone());
+            let (operation, is_exact): (&dyn Operation, bool) =
+                if seed % 2 == 0 { (&step, false) } else { (&exact, true) };
+            let trial = operation.trial(seed);
+            let at_once = after(&machine, &trial, |at| launch(&machine, operation, &at[..trial.n_params()]));
+            let parts = after(&machine, &trial, |at| separately(&machine, &step, at, is_exact));
+            assert!(at_once.len() > 2 && at_once == parts, "{} seed {seed}", operation.constants());
+        }
+    }
+}
+
+#[test]
+fn shapes_that_one_launch_cannot_take_are_told() {
+    for heads in [(1, 1, 16), (2, 2, 80), (3, 3, 112)] {
+        assert!(!step(heads, KvType::F16).fits(), "{heads:?}");
+    }
+    assert!(!step((4, 2, 80), KvType::Q8_0).fits());
+    let normed =
+        |kind, head_dim| AttendStep { kind, norm_eps: Some(1e-5), ..step((2, 1, head_dim), KvType::F16) };
+    assert!(normed(RopeKind::Neox, 128).fits());
+    assert!(!normed(RopeKind::Norm, 128).fits() && !normed(RopeKind::Neox, 96).fits());
+}
