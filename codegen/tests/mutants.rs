@@ -10,7 +10,9 @@
 use emulator::{Checks, Config, Limits, Machine, Outcome};
 use monomorph_codegen::kernels::activate::Activate;
 use monomorph_codegen::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
-use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit, QuantizeRows};
+use monomorph_codegen::kernels::attention::{
+    Attend, AttendMerge, AttendPrefill, AttendSplit, AttendStep, QuantizeRows,
+};
 use monomorph_codegen::kernels::bias::AddBias;
 use monomorph_codegen::kernels::embed::Embed;
 use monomorph_codegen::kernels::ffn::GateUp;
@@ -248,7 +250,8 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(rope(RopeKind::Neox, true)),
         Box::new(RopeAppend { kv: KvType::Q8_0, ..rope(RopeKind::Neox, true) }),
         Box::new(AttendSplit(attend.clone())),
-        Box::new(AttendMerge(attend)),
+        Box::new(AttendMerge(attend.clone())),
+        Box::new(AttendStep { attend, kind: RopeKind::Neox, bias: true, norm_eps: None, score_scale: 0.125 }),
         Box::new(prefill.clone()),
         Box::new(AttendPrefill { head_dim: 80, per_lane: 1, kv: KvType::Q8_0, ..prefill }),
         Box::new(QuantizeRows { dim: 160, stride: 224, rows: 3 }),

@@ -242,6 +242,8 @@ pub enum Slot {
     AttnPartial,
     /// Their running maximum and sum, f32 pairs.
     AttnStats,
+    /// u32 `[row][n_kv_heads]`: how many CTAs of a launch of attention are done; 0 between launches.
+    AttnArrived,
     /// What a layer's attention or feed-forward adds to the stream, f32 `[row][dim]`, where a norm comes first.
     Branch,
     /// The up matrix of a feed-forward without a gate, before its activation, f32 `[row][hidden_dim]`.

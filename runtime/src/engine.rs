@@ -102,6 +102,9 @@ impl Buffers {
                 (Place::Own, None) => {
                     let buf = Buf::new(model.queue(), bytes)?;
                     let addr = buf.addr();
+                    if desc.slot == Slot::AttnArrived {
+                        model.queue().zero(addr, bytes)?;
+                    }
                     owned.push(buf);
                     addr
                 }

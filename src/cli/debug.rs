@@ -26,7 +26,7 @@ pub struct Debug {
     /// Token ids with commas between: all but the last are taken in as usual, the last launch by launch
     #[arg(long, value_delimiter = ',', required = true, value_name = "IDS")]
     tokens: Vec<u32>,
-    /// The last launch: its index, or the name of its kernel, with a layer if not the first: 12, attend_merge:3
+    /// The last launch: its index, or the name of its kernel, with a layer if not the first: 12, attend_step:3
     #[arg(long, value_name = "LAUNCH")]
     stop_after: Option<Stop>,
     /// Run the same beside it and stop at the first launch that leaves other bits
@@ -245,14 +245,14 @@ mod tests {
         let launches = &table.single().unwrap().launches;
         let find = |text: &str| text.parse::<Stop>().unwrap().find(table);
         assert_eq!(find("7").unwrap(), 7);
-        let third = find("attend_merge:3").unwrap();
+        let third = find("attend_step:3").unwrap();
         assert_eq!(launches[third].layer, Some(3));
-        assert!(find("attend_merge").unwrap() < third);
+        assert!(find("attend_step").unwrap() < third);
         let entry = &table.kernels[launches[third].kernel as usize].entry;
         assert_eq!(find(&format!("{entry}:3")).unwrap(), third);
-        for wrong in ["100000", "attend_merge:99", "nothing"] {
+        for wrong in ["100000", "attend_step:99", "nothing"] {
             let text = find(wrong).unwrap_err().to_string();
-            assert!(text.contains(wrong) && text.contains("attend_merge"), "{text}");
+            assert!(text.contains(wrong) && text.contains("attend_step"), "{text}");
         }
         assert!("x:y".parse::<Stop>().is_err() && ":1".parse::<Stop>().is_err());
     }

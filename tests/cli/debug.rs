@@ -11,18 +11,20 @@ fn debug(extra: &[&str]) -> crate::Ran {
 
 #[test]
 fn debug_prints_exactly_the_promised_keys() {
-    let json = debug(&["--stop-after", "rope_append:1", "--against", "emulator", "--json"]).json();
+    let json = debug(&["--stop-after", "attend_step:1", "--against", "emulator", "--json"]).json();
     let promised = ["against", "device", "equal", "launches", "model", "position", "spec", "tokens"];
     assert_eq!(keys(&json), promised);
     assert_eq!((json["position"].as_u64(), json["equal"].as_bool()), (Some(2), Some(true)));
     let launches = json["launches"].as_array().unwrap();
     let last = launches.last().unwrap();
     assert_eq!(keys(last), ["buffers", "index", "kernel", "layer"]);
-    assert!(last["kernel"].as_str().unwrap().starts_with("rope_append_") && last["layer"] == 1, "{last}");
+    assert!(last["kernel"].as_str().unwrap().starts_with("attend_step_") && last["layer"] == 1, "{last}");
     assert_eq!(last["index"].as_u64().unwrap() as usize + 1, launches.len());
     let slots: Vec<&str> =
         last["buffers"].as_array().unwrap().iter().map(|buffer| buffer["slot"].as_str().unwrap()).collect();
-    assert_eq!(slots, ["Qkv", "KCache(1)", "VCache(1)"]);
+    let attention =
+        ["AttnPartial", "AttnStats", "AttnArrived", "ActQuants", "ActMeta", "KCache(1)", "VCache(1)"];
+    assert_eq!(slots, attention);
     let promised =
         ["difference", "elements", "first", "hash", "inf", "kind", "max", "mean", "min", "nan", "slot"];
     for buffer in launches.iter().flat_map(|launch| launch["buffers"].as_array().unwrap()) {
@@ -30,7 +32,7 @@ fn debug_prints_exactly_the_promised_keys() {
         assert_eq!((&buffer["nan"], &buffer["difference"]), (&0.into(), &serde_json::Value::Null));
     }
     // Keys and values of one position: 2 heads of 64.
-    assert_eq!((&last["buffers"][1]["elements"], &last["buffers"][1]["kind"]), (&128.into(), &"f16".into()));
+    assert_eq!((&last["buffers"][5]["elements"], &last["buffers"][5]["kind"]), (&128.into(), &"f16".into()));
 }
 
 #[test]

@@ -22,43 +22,18 @@ fn largest_of_lanes(x: V<f32>, width: u32) -> V<f32> {
 /// Quantizes 4 neighbours a lane, 8 lanes a block, and stores them: `place` is the index of the quad in the vector.
 #[device]
 pub(super) fn store_quad(x: [V<f32>; 4], place: V<u32>, quants: Out<u32>, meta: Out<u32>) {
-    let (word, block) = block_of_quads(x);
-    quants.at(place).store(word);
-    if place % 8 == 0 {
-        meta.at(place / 8 * 2).store_x2(block);
-    }
-}
-
-/// As [`store_quad`], but stores only where `there` holds, which is one value for all lanes of a block.
-#[device]
-pub(super) fn store_quad_where(
-    there: V<bool>,
-    x: [V<f32>; 4],
-    place: V<u32>,
-    quants: Out<u32>,
-    meta: Out<u32>,
-) {
-    let (word, block) = block_of_quads(x);
-    if there {
-        quants.at(place).store(word);
-        if place % 8 == 0 {
-            meta.at(place / 8 * 2).store_x2(block);
-        }
-    }
-}
-
-/// The quants of a lane's 4 neighbours, 8 lanes a block, and what the block's first lane has of it: scale and sums.
-#[device]
-fn block_of_quads(x: [V<f32>; 4]) -> (V<u32>, [V<u32>; 2]) {
     let of_lane = max_nan(max_nan(abs(x[0]), abs(x[1])), max_nan(abs(x[2]), abs(x[3])));
     let largest = largest_of_lanes(of_lane, 8);
     let inverse = inverse_scale(largest);
     let q = x.map(|v| (v * inverse).round_to_i32());
     let word = (q[0] & 255 | (q[1] & 255) << 8 | (q[2] & 255) << 16 | q[3] << 24).as_u32();
+    quants.at(place).store(word);
     // Lanes 0..4 of the block hold its first 16 quants: after two exchanges each lane knows its half's sum.
     let half = sum_lanes(q[0] + q[1] + q[2] + q[3], 4);
     let other = shuffle_xor(half, 4);
-    (word, [(largest / 127.0).bits(), (half & 0xffff | other << 16).as_u32()])
+    if place % 8 == 0 {
+        meta.at(place / 8 * 2).store_x2([(largest / 127.0).bits(), (half & 0xffff | other << 16).as_u32()]);
+    }
 }
 
 /// As [`store_quad`] with the 8 lanes of a block 2 lanes apart (lanes 0, 2, … 14 of a half warp and 1, 3, … 15), stored

@@ -6,6 +6,7 @@
 //! ```
 
 mod activations;
+mod attend;
 mod variant;
 
 use super::{Planner, arena};
@@ -109,6 +110,7 @@ impl StepPlanner<'_, '_> {
         shared.push((Slot::Qkv, rows * u64::from(d.q_dim() + 2 * d.kv_dim()) * 4));
         shared.extend(self.buffers_of(Vector::Ffn));
         if self.kind == StepKind::Decode {
+            own.extend(self.attend_step_buffers());
             own.extend([
                 (Slot::History, rows * u64::from(HISTORY) * 4, 0),
                 (Slot::Logits, rows * u64::from(d.vocab_size) * 4, 0),
@@ -215,6 +217,9 @@ impl StepPlanner<'_, '_> {
 
     /// Rows of any sequences: stretches of each cache on their own, then their merge.
     fn add_attend(&mut self, at: At) -> Result<(), CodegenError> {
+        if let Some(step) = self.attend_step(at.0) {
+            return self.add_attend_step(step, at);
+        }
         let attend = self.attend(at.0);
         let [control, qkv, partial, stats] =
             [Slot::Control, Slot::Qkv, Slot::AttnPartial, Slot::AttnStats].map(Use::Slot);
@@ -243,6 +248,9 @@ impl StepPlanner<'_, '_> {
     }
 
     fn add_rope(&mut self, layer: u32) -> Result<(), CodegenError> {
+        if self.attend_step(Some(layer)).is_some() {
+            return Ok(());
+        }
         let (d, at) = (self.dims(), (Some(layer), Phase::Body));
         let rope = RopeAppend {
             n_heads: d.n_heads,

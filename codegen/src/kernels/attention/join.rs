@@ -28,12 +28,15 @@ impl Quad {
     }
 }
 
-/// The quads of a thread when a CTA shares `n` of them: index, and whether it is the thread's own.
+/// The quads of a thread when a CTA shares `n` of them: index, and whether it is the thread's own. Those of a block are two
+/// lanes apart.
 #[device]
 fn quads_of_thread(s: &Attend, n: u32) -> Vec<(V<u32>, V<bool>)> {
     let mut places: Vec<(V<u32>, V<bool>)> = Vec::new();
+    let thread = thread_idx_x();
+    let spread = (thread & !15) + (thread & 1) * 8 + (thread >> 1 & 7);
     for turn in unroll(0..n.div_ceil(s.threads())) {
-        let place = thread_idx_x() + turn * s.threads();
+        let place = spread + turn * s.threads();
         places.push((min(place, n - 1), place < n));
     }
     places
@@ -210,7 +213,7 @@ fn weigh_stretches<K: Readable>(
 pub(super) fn store_blocks(s: &Attend, first: V<u32>, quads: &[Quad], quants: Out<u32>, meta: Out<u32>) {
     for quad in each(quads.iter()) {
         let place = first * (s.group() * s.head_dim / 4) + quad.place;
-        quantize::store_quad_where(quad.there, quad.output(), place, quants, meta);
+        quantize::store_quad_spread(quad.output(), place, quad.there, quants, meta);
     }
 }
 

@@ -26,7 +26,7 @@ impl StepPlanner<'_, '_> {
     /// The norms of the heads of Q and K.
     pub(super) fn add_qk_norm(&mut self, at: At) -> Result<(), CodegenError> {
         let d = self.dims();
-        if !d.variant.qk_norm {
+        if !d.variant.qk_norm || self.attend_step(at.0).is_some() {
             return Ok(());
         }
         let norm = QkNorm {
