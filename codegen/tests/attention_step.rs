@@ -79,11 +79,11 @@ fn after(machine: &Machine, trial: &Trial, launches: impl Fn(&[u64])) -> Vec<Vec
     .collect()
 }
 
-/// The launches that a step stands for, on its arguments.
-fn separately(machine: &Machine, s: &AttendStep, at: &[u64], is_exact: bool) {
+/// The launches that a step stands for, on its parameters.
+fn separately(machine: &Machine, s: &AttendStep, at: &[u64]) {
     let (attend, n_extra) = (&s.attend, if s.bias { 3 } else { 2 * usize::from(s.norm_eps.is_some()) });
     let (control, table, extra) = (at[0], at[1], &at[2..2 + n_extra]);
-    let [qkv, kv, partial, stats, _, out] = at[2 + n_extra..][..6] else { panic!("{at:?}") };
+    let [qkv, kv, partial, stats, _, ref out @ ..] = at[2 + n_extra..] else { panic!("{at:?}") };
     let Attend { n_heads, n_kv_heads, head_dim, kv: kv_type, rows, .. } = *attend;
     if let Some(eps) = s.norm_eps {
         let norm = QkNorm { n_heads, n_kv_heads, head_dim, eps, rows: rows.count };
@@ -102,11 +102,10 @@ fn separately(machine: &Machine, s: &AttendStep, at: &[u64], is_exact: bool) {
     let biases = if s.bias { extra } else { &[] };
     launch(machine, &rope, &[&[control, table], biases, &[qkv, kv]].concat());
     launch(machine, &AttendSplit(attend.clone()), &[control, qkv, kv, partial, stats]);
-    if is_exact {
-        launch(machine, &Exact(AttendMerge(attend.clone())), &[control, partial, stats, out]);
-    } else {
-        let meta = at[2 + n_extra + 6];
-        launch(machine, &AttendMerge(attend.clone()), &[control, partial, stats, out, meta]);
+    let inputs = [control, partial, stats];
+    match out {
+        [x] => launch(machine, &Exact(AttendMerge(attend.clone())), &[&inputs[..], &[*x]].concat()),
+        blocks => launch(machine, &AttendMerge(attend.clone()), &[&inputs[..], blocks].concat()),
     }
 }
 
@@ -116,11 +115,11 @@ fn a_step_has_the_bits_of_its_parts() {
     for (i, step) in steps().into_iter().enumerate() {
         for seed in 0..if i % 3 == 1 { 8 } else { 3 } {
             let exact = Exact(step.clone());
-            let (operation, is_exact): (&dyn Operation, bool) =
-                if seed % 2 == 0 { (&step, false) } else { (&exact, true) };
+            let operation: &dyn Operation = if seed % 2 == 0 { &step } else { &exact };
             let trial = operation.trial(seed);
-            let at_once = after(&machine, &trial, |at| launch(&machine, operation, &at[..trial.n_params()]));
-            let parts = after(&machine, &trial, |at| separately(&machine, &step, at, is_exact));
+            let n = trial.n_params();
+            let at_once = after(&machine, &trial, |at| launch(&machine, operation, &at[..n]));
+            let parts = after(&machine, &trial, |at| separately(&machine, &step, &at[..n]));
             assert!(at_once.len() > 2 && at_once == parts, "{} seed {seed}", operation.constants());
         }
     }

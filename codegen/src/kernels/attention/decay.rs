@@ -8,7 +8,7 @@ use crate::dsl::prelude::*;
 /// Coefficients of `r^6 … r^1`: least greatest relative error of `2^r` on |r| ≤ 1/2 with `1` for `r^0`; 2e-9 in exact
 /// arithmetic.
 const TERMS: [f32; 6] =
-    [1.535_333_7e-4, 1.339_887_5e-3, 9.618_438e-3, 5.550_332_4e-2, 0.240_226_48, 0.693_147_2];
+    [1.535_333_7e-4, 1.339_887_5e-3, 9.618_438e-3, 5.550_332_4e-2, 0.240_226_48, std::f32::consts::LN_2];
 /// 1.5 · 2^23: a sum with it is rounded to a whole number, which its low bits are.
 const ROUND: f32 = 12_582_912.0;
 /// Below it the result is 0.
