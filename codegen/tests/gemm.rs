@@ -4,7 +4,7 @@
 
 use emulator::{Checks, Config, Machine, Outcome};
 use monomorph_codegen::kernels::ffn::GateUp;
-use monomorph_codegen::kernels::gemm::{Gemm, GemmGateUp, GemmQkv};
+use monomorph_codegen::kernels::gemm::{Gemm, GemmGateUp, GemmQkv, Tile};
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::{Operation, judge};
 use monomorph_codegen::layout::{ActBlocks, Matrix, quantize_row};
@@ -178,6 +178,60 @@ fn each_row_has_the_bits_of_the_row_alone() {
     }
 }
 
+/// Teams and fragments of every kind, with `n` fragments of rows: `(m, across, parts, slots)`.
+const TEAMS: [(u32, u32, u32, u32); 9] = [
+    (1, 1, 1, 2),
+    (1, 1, 2, 2),
+    (1, 1, 4, 2),
+    (1, 2, 1, 2),
+    (2, 1, 1, 1),
+    (2, 1, 2, 1),
+    (2, 2, 1, 1),
+    (2, 1, 1, 2),
+    (4, 1, 1, 1),
+];
+
+fn tile((m, across, parts, slots): (u32, u32, u32, u32), n: u32, depth: u32) -> Tile {
+    Tile { m, n, across, parts, slots, depth, resident: 1 }
+}
+
+#[test]
+fn every_tile_gives_the_bits_of_the_row_alone() {
+    let types: Vec<QType> = QType::ALL.into_iter().filter(|t| !t.is_plain()).collect();
+    let mut tried = 0;
+    for (i, n) in [1, 2, 4, 8].into_iter().enumerate() {
+        for (j, team) in TEAMS.into_iter().enumerate() {
+            let (qtype, depth) = (types[(i + j) % types.len()], [1, 2, 4][(i + j) % 3]);
+            // A part more than the tile has rows for, outputs that overlap, and parts of different lengths.
+            let (k_split, cols) = [(4, 2304), (4, 2048), (8, 2560), (4, 3328)][(i + j) % 4];
+            let matrix = Matrix { qtype, rows: 83, cols };
+            let split = Split { k_split, tiles_per_cta: 1, unroll: 2 };
+            let epilogue = [Epilogue::Store, Epilogue::Add][j % 2];
+            let gemm = Gemm::new(matrix, epilogue, split, 8 * n + 3);
+            if let Some(gemm) = gemm.with_tile(tile(team, n, depth)) {
+                compare(&gemm, (10 * i + j) as u64);
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 24, "{tried}");
+}
+
+#[test]
+fn a_tile_that_does_not_fit_is_refused() {
+    let matrix = |qtype, rows| Matrix { qtype, rows, cols: 1024 };
+    let gemm = |matrix, k_split| {
+        let split = Split { k_split, tiles_per_cta: 1, unroll: 2 };
+        Gemm::new(matrix, Epilogue::Store, split, 16)
+    };
+    let of = |m, parts| tile((m, 1, parts, 1), 2, 1);
+    assert!(gemm(matrix(QType::Q4K, 32), 2).with_tile(of(2, 2)).is_some());
+    assert!(gemm(matrix(QType::Q4K, 28), 2).with_tile(of(2, 2)).is_none(), "fewer outputs");
+    assert!(gemm(matrix(QType::Q4K, 32), 1).with_tile(of(2, 2)).is_none(), "fewer parts");
+    assert!(gemm(matrix(QType::F16, 32), 2).with_tile(of(2, 2)).is_none(), "a plain type");
+    assert!(gemm(matrix(QType::Q6K, 64), 2).with_tile(tile((2, 2, 1, 2), 8, 1)).is_none(), "no room");
+}
+
 #[test]
 fn a_last_super_block_cut_short_is_the_same_for_every_row() {
     for (t, qtype) in QType::ALL.into_iter().filter(|t| t.block_elems() <= 32).enumerate() {
@@ -197,9 +251,10 @@ fn queries_keys_and_values_have_the_bits_of_the_row_alone() {
     let mixed = [
         [m(QType::Q4K, 48), m(QType::Q4K, 20), m(QType::Q6K, 20)],
         [m(QType::Q8_0, 36), m(QType::F16, 13), m(QType::Q5_1, 24)],
+        [m(QType::Q4K, 96), m(QType::Q4K, 64), m(QType::Q6K, 70)],
     ];
     for (i, rows) in ROWS.into_iter().enumerate() {
-        let matrices = mixed[i % 2];
+        let matrices = mixed[i % mixed.len()];
         let split = Split { k_split: [1, 2][i % 2], tiles_per_cta: 2, unroll: 2 };
         let gemm = GemmQkv::new(matrices, split, rows);
         let mut rng = Rng::new(i as u64);

@@ -21,6 +21,8 @@ mod tile;
 mod tiles;
 mod trial;
 
+pub use tile::{Tile, Wanted};
+
 /// One matrix with its epilogue, for several rows. Parameters: `control, w, quants, meta, y`, with y `[row][outputs]` f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gemm {
@@ -32,6 +34,8 @@ pub struct Gemm {
     pub split: Split,
     /// Rows of activations.
     pub rows: u32,
+    /// What a CTA computes on tensor cores; `None` for the lanes' walk. No result depends on it.
+    pub tile: Option<Tile>,
 }
 
 /// Q, K and V for several rows. Parameters: `control, wq, wk, wv, quants, meta, qkv`, with qkv `[row][q_dim + 2 kv_dim]` f32.
@@ -43,6 +47,8 @@ pub struct GemmQkv {
     pub split: Split,
     /// Rows of activations.
     pub rows: u32,
+    /// What a CTA computes on tensor cores; `None` for the lanes' walk. No result depends on it.
+    pub tile: Option<Tile>,
 }
 
 /// Gate and up for several rows. Parameters: `control, gate, up, x_quants, x_meta, quants, meta`, with quants
@@ -59,6 +65,8 @@ pub struct GemmGateUp {
     pub unroll: u32,
     /// Rows of activations.
     pub rows: u32,
+    /// What a CTA computes on tensor cores; `None` for the lanes' walk. No result depends on it.
+    pub tile: Option<Tile>,
 }
 
 /// The rows that a CTA computes: from `first` on, below `n_active`.
@@ -79,14 +87,28 @@ struct Target {
 impl Gemm {
     /// The product for up to `rows` rows whose bits are those of `Gemv { matrix, epilogue, split }`.
     pub fn new(matrix: Matrix, epilogue: Epilogue, split: Split, rows: u32) -> Gemm {
-        Gemm { matrix, epilogue, split, rows }
+        let tile = Wanted::new(&[matrix], split.k_split, rows).tile();
+        Gemm { matrix, epilogue, split, rows, tile }
+    }
+
+    /// The same with this tile, or `None` where it does not fit.
+    pub fn with_tile(self, tile: Tile) -> Option<Gemm> {
+        let fits = Wanted::new(&[self.matrix], self.split.k_split, self.rows).fits(tile);
+        fits.then_some(Gemm { tile: Some(tile), ..self })
     }
 }
 
 impl GemmQkv {
     /// The products for up to `rows` rows whose bits are those of `GemvQkv { matrices, split }`.
     pub fn new(matrices: [Matrix; 3], split: Split, rows: u32) -> GemmQkv {
-        GemmQkv { matrices, split, rows }
+        let tile = Wanted::new(&matrices, split.k_split, rows).tile();
+        GemmQkv { matrices, split, rows, tile }
+    }
+
+    /// The same with this tile, or `None` where it does not fit.
+    pub fn with_tile(self, tile: Tile) -> Option<GemmQkv> {
+        let fits = Wanted::new(&self.matrices, self.split.k_split, self.rows).fits(tile);
+        fits.then_some(GemmQkv { tile: Some(tile), ..self })
     }
 
     /// Outputs of a row: q_dim + 2 kv_dim.
@@ -98,13 +120,15 @@ impl GemmQkv {
 impl GemmGateUp {
     /// The activations for up to `rows` rows whose bits are those of `GateUp { gate, up, activation, unroll }`.
     pub fn new(gate: Matrix, up: Matrix, activation: Activation, unroll: u32, rows: u32) -> GemmGateUp {
-        GemmGateUp { gate, up, activation, unroll, rows }
+        let tile = Wanted::new(&[gate, up], 1, rows).tile_of_pair();
+        GemmGateUp { gate, up, activation, unroll, rows, tile }
     }
-}
 
-/// What a launch wants of a tile. Results do not depend on it, and the device is that of all measurements.
-fn wanted(matrices: &[Matrix], k_split: u32, rows: u32) -> tile::Wanted<'_> {
-    tile::Wanted { matrices, k_split, rows, n_sms: tile::SMS }
+    /// The same with this tile, or `None` where it does not fit: it has 32 outputs of each matrix, or of one at a time.
+    pub fn with_tile(self, tile: Tile) -> Option<GemmGateUp> {
+        let fits = Wanted::new(&[self.gate, self.up], 1, self.rows).fits_pair(tile);
+        fits.then_some(GemmGateUp { tile: Some(tile), ..self })
+    }
 }
 
 /// Bytes of `n` f32 outputs for each of `rows` rows.
@@ -121,11 +145,11 @@ impl Operation for Gemm {
     }
 
     fn constants(&self) -> String {
-        format!("{:?} {:?} {:?} {}", self.matrix, self.epilogue, self.split, self.rows)
+        format!("{:?} {:?} {:?} {} {:?}", self.matrix, self.epilogue, self.split, self.rows, self.tile)
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tile::choose(wanted(&[self.matrix], self.split.k_split, self.rows)) {
+        match self.tile {
             Some(tile) => tiles::build(self, tile),
             None => columns::build(self),
         }
@@ -152,11 +176,11 @@ impl Operation for GemmQkv {
     }
 
     fn constants(&self) -> String {
-        format!("{:?} {:?} {}", self.matrices, self.split, self.rows)
+        format!("{:?} {:?} {} {:?}", self.matrices, self.split, self.rows, self.tile)
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tile::choose(wanted(&self.matrices, self.split.k_split, self.rows)) {
+        match self.tile {
             Some(tile) => tiles::build_qkv(self, tile),
             None => columns::build_qkv(self),
         }
@@ -192,7 +216,7 @@ impl Operation for GemmGateUp {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        match tile::choose_pair(wanted(&[self.gate, self.up], 1, self.rows)) {
+        match self.tile {
             Some(tile) => tiles::build_gate_up(self, tile),
             None => columns::build_gate_up(self),
         }

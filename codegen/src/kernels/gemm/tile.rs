@@ -3,8 +3,9 @@
 //! Eight warps make a *team*: warp `j` multiplies sub-block `j` of each super-block, since each of the eight has a sum of
 //! its own. A CTA has one team or several, side by side over outputs or over parts of K.
 
+use super::multiply::shared_words;
 use super::stage::stage_words;
-use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS};
+use crate::layout::{Matrix, SUB_BLOCK, SUB_BLOCKS, TILE_ROWS};
 use ::plan::QType;
 
 /// Warps of a team: one for each sub-block index.
@@ -102,7 +103,7 @@ impl Tile {
 
 /// What a tile is chosen for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wanted<'a> {
+pub struct Wanted<'a> {
     /// The matrices of a launch, which have the same columns.
     pub matrices: &'a [Matrix],
     /// Parts of K of the one-row kernel.
@@ -113,25 +114,43 @@ pub(super) struct Wanted<'a> {
     pub n_sms: u32,
 }
 
-/// Multiprocessors of the devices that the shapes below were measured on.
-pub(super) const SMS: u32 = 132;
+/// Multiprocessors of the devices that tiles are for unless somebody says otherwise: those that were measured.
+const SMS: u32 = 132;
 
 /// What starting and ending a CTA costs, in outputs of a multiprocessor: loads go out, arrive and are summed up while
 /// nothing else of that CTA happens.
 const TURN: u32 = 16;
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
+    /// For a device of 132 multiprocessors.
+    pub fn new(matrices: &'a [Matrix], k_split: u32, rows: u32) -> Wanted<'a> {
+        Wanted { matrices, k_split, rows, n_sms: SMS }
+    }
+
     fn ctas(&self, t: Tile) -> u32 {
         self.matrices.iter().map(|m| t.ctas(m)).sum::<u32>() * self.rows.div_ceil(t.rows())
     }
 
-    /// Whether each matrix has the tile's outputs, each part a super-block, and a stage room.
-    fn fits(&self, t: Tile) -> bool {
+    /// Whether each matrix has the tile's outputs, its parts are a divisor of those of K, of which each has a super-block, and
+    /// a stage finds room.
+    pub fn fits(&self, t: Tile) -> bool {
         let one = |m: &Matrix| {
             let is_wide = m.n_tiles() >= t.tiles() && m.n_super_blocks() >= self.k_split;
-            is_wide && stage_words(m.qtype, t) <= SHARED_WORDS
+            is_wide && !m.qtype.is_plain() && stage_words(m.qtype, t) <= SHARED_WORDS
         };
-        self.matrices.iter().all(one)
+        self.k_split.is_multiple_of(t.parts) && self.matrices.iter().all(one)
+    }
+
+    /// The same for gate and up: beside each other, or with their values kept one after the other.
+    pub fn fits_pair(&self, t: Tile) -> bool {
+        let kept = SUB_BLOCK * t.rows();
+        let types = self.matrices.iter().map(|m| m.qtype);
+        let is_one_type = types.clone().zip(types.clone().skip(1)).all(|(a, b)| a == b);
+        let has_room = match t.outputs() {
+            SUB_BLOCK => types.into_iter().all(|qtype| shared_words(qtype, t, kept) + kept <= SHARED_WORDS),
+            outputs => is_one_type && outputs == 2 * SUB_BLOCK,
+        };
+        has_room && t.parts == 1 && self.fits(t)
     }
 
     /// Outputs of the busiest multiprocessor: of whole turns of all that it holds, of those that are left, and a share for
@@ -148,9 +167,9 @@ impl Wanted<'_> {
         tiles.iter().copied().filter(|t| self.fits(*t)).min_by_key(|t| self.cost(*t))
     }
 
-    /// Whether tensor cores are the better way at all: not for few rows and plain types.
+    /// Whether tensor cores are the better way at all: not for few rows.
     fn is_worth_it(&self) -> bool {
-        self.rows > 4 && self.matrices.iter().all(|m| !m.qtype.is_plain())
+        self.rows > 4
     }
 
     /// Fragments of rows of a warp.
@@ -174,46 +193,47 @@ fn team(n: u32, matrices: &[Matrix]) -> Tile {
     Tile { m: 2, n, across: 1, parts: 1, slots: 1, depth, resident: 2 }
 }
 
-/// The tile for matrices that share a launch, or `None` where the lanes' walk is the better way.
-///
-/// Sums take `4 m n` registers of a thread, so `m n` is at most 16. With many rows `n` is 8: a weight is then unpacked once
-/// for 64 rows, and two teams side by side share the rows in shared memory. With few rows all is about reading weights:
-/// tiles of 16 outputs, two super-blocks at a time, deal matrices out more evenly, and teams on parts of K fill a device
-/// that has more room than the matrix has tiles.
-pub(super) fn choose(wanted: Wanted<'_>) -> Option<Tile> {
-    let n = wanted.fragments();
-    let wide = team(n, wanted.matrices);
-    let narrow = Tile { m: 1, slots: 2, ..wide };
-    let light = Tile { depth: 2, resident: 3, ..narrow };
-    let tile = match n {
-        _ if !wanted.is_worth_it() => None,
-        8 => wanted.cheapest(&[Tile { across: 2, resident: 1, ..wide }, wide]),
-        4 => wanted.cheapest(&[wide, narrow]),
-        2 => wanted.cheapest(&[wide, narrow]),
-        _ => wanted.cheapest(&[narrow, light, wide]),
-    }?;
-    // Warps that a multiprocessor has room for.
-    let room = wanted.n_sms * 16;
-    let halves = Tile { parts: 2, resident: 1, ..tile };
-    let has_room = n <= 4 && wanted.k_split > 1 && wanted.ctas(tile) * tile.warps() <= room / 2;
-    Some(if has_room && wanted.fits(halves) { halves } else { tile })
-}
+impl Wanted<'_> {
+    /// The tile for matrices that share a launch, or `None` where the lanes' walk is the better way.
+    ///
+    /// Sums take `4 m n` registers of a thread, so `m n` is at most 16. With many rows `n` is 8: a weight is then unpacked once
+    /// for 64 rows, and two teams side by side share the rows in shared memory. With few rows all is about reading weights:
+    /// tiles of 16 outputs, two super-blocks at a time, deal matrices out more evenly, and teams on parts of K fill a device
+    /// that has more room than the matrix has tiles.
+    pub fn tile(&self) -> Option<Tile> {
+        let n = self.fragments();
+        let wide = team(n, self.matrices);
+        let narrow = Tile { m: 1, slots: 2, ..wide };
+        let light = Tile { depth: 2, resident: 3, ..narrow };
+        let tile = match n {
+            _ if !self.is_worth_it() => None,
+            8 => self.cheapest(&[Tile { across: 2, resident: 1, ..wide }, wide]),
+            4 | 2 => self.cheapest(&[wide, narrow]),
+            _ => self.cheapest(&[narrow, light, wide]),
+        }?;
+        // Warps that a multiprocessor has room for.
+        let room = self.n_sms * 16;
+        let halves = Tile { parts: 2, resident: 1, ..tile };
+        let has_room = n <= 4 && self.k_split > 1 && self.ctas(tile) * tile.warps() <= room / 2;
+        Some(if has_room && self.fits(halves) { halves } else { tile })
+    }
 
-/// The same for gate and up, which share a tile where they are of one type.
-pub(super) fn choose_pair(wanted: Wanted<'_>) -> Option<Tile> {
-    let n = wanted.fragments();
-    let apart = team(n.min(4), wanted.matrices);
-    let types = wanted.matrices.iter().map(|m| m.qtype);
-    let is_one_type = types.clone().zip(types.skip(1)).all(|(a, b)| a == b);
-    let both = match n {
-        _ if !is_one_type => apart,
-        8 | 4 => Tile { n, across: 2, depth: 8 / n, resident: 1, ..apart },
-        _ => Tile { m: 4, depth: 2 / n, ..apart },
-    };
-    let light = Tile { depth: 1, resident: 3, ..both };
-    match n {
-        _ if !wanted.is_worth_it() || !wanted.fits(apart) => None,
-        1 if is_one_type => wanted.cheapest(&[both, light]),
-        _ => Some(both),
+    /// The same for gate and up, which share a tile where they are of one type.
+    pub fn tile_of_pair(&self) -> Option<Tile> {
+        let n = self.fragments();
+        let apart = team(n.min(4), self.matrices);
+        let types = self.matrices.iter().map(|m| m.qtype);
+        let is_one_type = types.clone().zip(types.skip(1)).all(|(a, b)| a == b);
+        let both = match n {
+            _ if !is_one_type => apart,
+            8 | 4 => Tile { n, across: 2, depth: 8 / n, resident: 1, ..apart },
+            _ => Tile { m: 4, depth: 2 / n, ..apart },
+        };
+        let light = Tile { depth: 1, resident: 3, ..both };
+        match n {
+            _ if !self.is_worth_it() || !self.fits(apart) => None,
+            1 if is_one_type => self.cheapest(&[both, light]),
+            _ => Some(both),
+        }
     }
 }

@@ -4,31 +4,25 @@
 use super::{Gemm, GemmGateUp, GemmQkv};
 use crate::kernels::gemv::Epilogue;
 use crate::kernels::operation::{Expect, Trial};
+use crate::kernels::rows::Control;
 use crate::kernels::{ffn, quantize, reference};
 use crate::layout::{ActBlocks, quantize_row};
 use crate::rng::Rng;
 
-/// Activations of all rows, of which the first `n_active` count.
+/// Activations of all rows, of which those that are active count.
 struct Rows {
     acts: Vec<ActBlocks>,
-    n_active: u32,
+    control: Control,
 }
 
 impl Rows {
     fn random(rng: &mut Rng, cols: u32, rows: u32) -> Rows {
         let acts = (0..rows).map(|_| quantize_row(&reference::random_activations(rng, cols))).collect();
-        Rows { acts, n_active: 1 + rng.below(rows) }
+        Rows { acts, control: Control::random(rng, rows) }
     }
 
     fn active(&self) -> &[ActBlocks] {
-        self.acts.get(..self.n_active as usize).unwrap_or(&self.acts)
-    }
-
-    /// The control buffer: the number of active rows, and for each row token, position, sequence and count.
-    fn control(&self) -> Vec<u8> {
-        let mut words = vec![0; 4 + 4 * self.acts.len()];
-        words[0] = self.n_active;
-        reference::bytes_u32(&words)
+        self.acts.get(..self.control.active as usize).unwrap_or(&self.acts)
     }
 
     fn quants(&self) -> Vec<u8> {
@@ -55,7 +49,7 @@ pub(super) fn gemm(s: &Gemm, seed: u64) -> Trial {
     let (raw, rows) = (s.matrix.random(&mut rng), Rows::random(&mut rng, s.matrix.cols, s.rows));
     let results = rows.active().iter().flat_map(|x| reference::gemv(&s.matrix, &raw, x)).collect();
     let trial = Trial::new(seed)
-        .input(rows.control())
+        .input(rows.control.bytes())
         .input(s.matrix.pack(&raw))
         .input(rows.quants())
         .input(rows.meta());
@@ -74,7 +68,7 @@ pub(super) fn qkv(s: &GemmQkv, seed: u64) -> Trial {
     let raw: Vec<Vec<u8>> = s.matrices.iter().map(|m| m.random(&mut rng)).collect();
     let of_row = |x| s.matrices.iter().zip(&raw).flat_map(move |(m, raw)| reference::gemv(m, raw, x));
     let results = rows.active().iter().flat_map(of_row).collect();
-    let mut trial = Trial::new(seed).input(rows.control());
+    let mut trial = Trial::new(seed).input(rows.control.bytes());
     for (m, raw) in s.matrices.iter().zip(&raw) {
         trial = trial.input(m.pack(raw));
     }
@@ -94,7 +88,7 @@ pub(super) fn gate_up(s: &GemmGateUp, seed: u64) -> Trial {
     let (quants, meta) = quantize::expect(&values);
     let elems = u64::from(s.gate.rows) * u64::from(s.rows);
     Trial::new(seed)
-        .input(rows.control())
+        .input(rows.control.bytes())
         .input(s.gate.pack(&gate))
         .input(s.up.pack(&up))
         .input(rows.quants())
