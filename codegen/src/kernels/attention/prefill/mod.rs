@@ -56,14 +56,20 @@ pub struct AttendPrefill {
 }
 
 impl AttendPrefill {
-    /// The most queries a lane that fit shared memory and still give every multiprocessor a CTA; at least 1.
+    /// The queries a lane that fit shared memory and take the multiprocessors the least time, by a rough count: a CTA issues
+    /// about six instructions a query for one that does not depend on how many it has, the busiest multiprocessor sets
+    /// the pace, and one CTA alone waits at barriers for two fifths of what two side by side take for each.
     pub fn per_lane_for(n_heads: u32, head_dim: u32, rows: u32, n_sms: u32) -> u32 {
+        let queries = |per_lane: u32| WARPS * QUERY_LANES * per_lane;
         let fits = |per_lane: &u32| {
-            let queries = WARPS * QUERY_LANES * per_lane;
-            let bytes = 4 * (queries * (head_dim + 4) + Tiles::new(head_dim).elements());
-            bytes <= SHARED_BYTES && (rows * n_heads).div_ceil(queries) >= n_sms
+            let bytes = 4 * (queries(*per_lane) * (head_dim + 4) + Tiles::new(head_dim).elements());
+            bytes <= SHARED_BYTES
         };
-        (2..=4).rev().find(fits).unwrap_or(1)
+        let time = |per_lane: &u32| {
+            let of_one = (rows * n_heads).div_ceil(queries(*per_lane)).div_ceil(n_sms);
+            of_one * (6 * per_lane + 1) * if of_one == 1 { 7 } else { 5 }
+        };
+        (1..=4).filter(fits).min_by_key(time).unwrap_or(1)
     }
 
     /// Query heads that share a key head.
@@ -487,5 +493,23 @@ impl Operation for AttendPrefill {
 
     fn trial(&self, seed: u64) -> Trial {
         trial::trial(self, seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_of_a_lane_keep_every_multiprocessor_busy() {
+        // (query heads, elements, rows), on 132 multiprocessors.
+        for (shape, wanted) in
+            [((12, 128, 256), 1), ((28, 128, 256), 2), ((32, 128, 256), 2), ((32, 128, 32), 1)]
+        {
+            let (n_heads, head_dim, rows) = shape;
+            assert_eq!(AttendPrefill::per_lane_for(n_heads, head_dim, rows, 132), wanted, "{shape:?}");
+        }
+        // Of a device with few, each has work for many.
+        assert_eq!(AttendPrefill::per_lane_for(32, 64, 256, 8), 4);
     }
 }
