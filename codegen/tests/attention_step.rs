@@ -39,14 +39,23 @@ fn steps() -> Vec<AttendStep> {
             steps.extend(step.fits().then_some(step));
         }
     }
+    // Enough stretches for rounds of many and of few.
+    let mut many = step((2, 1, 256), KvType::F32);
+    many.attend.n_splits = 29;
+    steps.push(many);
     assert!(steps.iter().any(|s| s.norm_eps.is_some()) && steps.len() > 18, "{}", steps.len());
     steps
+}
+
+/// Trials of the `i`-th: more of some, so that every length comes up; many of the one with many stretches.
+fn seeds(i: usize, step: &AttendStep) -> std::ops::Range<u64> {
+    0..if step.attend.n_splits > 3 { 16 } else { [8, 3, 3][i % 3] }
 }
 
 #[test]
 fn a_step_attends_appends_and_cleans_up() {
     for (i, step) in steps().into_iter().enumerate() {
-        check(&step, 0..if i % 3 == 0 { 8 } else { 3 });
+        check(&step, seeds(i, &step));
         check(&Exact(step), 2..4);
     }
 }
@@ -113,7 +122,7 @@ fn separately(machine: &Machine, s: &AttendStep, at: &[u64]) {
 fn a_step_has_the_bits_of_its_parts() {
     let machine = machine();
     for (i, step) in steps().into_iter().enumerate() {
-        for seed in 0..if i % 3 == 1 { 8 } else { 3 } {
+        for seed in seeds(i + 2, &step) {
             let exact = Exact(step.clone());
             let operation: &dyn Operation = if seed % 2 == 0 { &step } else { &exact };
             let trial = operation.trial(seed);

@@ -6,8 +6,10 @@ use super::{Attend, LEAST, PER_LANE, decay::decay};
 use crate::dsl::{Ptr, Readable, Writable, prelude::*};
 use crate::kernels::quantize;
 
-/// Stretches whose results are on their way at once; those beyond the last count nothing.
-const AT_ONCE: u32 = 8;
+/// Stretches whose results are on their way at once while there are as many.
+const MANY: u32 = 16;
+/// The same for the rest; those beyond the last count nothing.
+const FEW: u32 = 8;
 
 /// Four neighbouring outputs of some heads that are side by side.
 pub(super) struct Quad {
@@ -155,25 +157,45 @@ pub(super) fn join_stretches<K: Readable>(
         let from = parts.partial.offset(first_part(s, first, head) * s.head_dim + quad * 4);
         let of_head = weights.offset(head * most);
         let mut o = [0.0; 4];
-        let turns = (n_active + (AT_ONCE - 1)) / AT_ONCE;
+        let n_many = n_active / MANY;
+        for turn in 0..n_many {
+            o = add_stretches(s, (from, of_head), (turn * MANY, n_active), MANY, o);
+        }
+        let done = n_many * MANY;
+        let turns = (n_active - done + (FEW - 1)) / FEW;
         for turn in 0..turns {
-            let mut found = Vec::new();
-            for i in unroll(0..AT_ONCE) {
-                let stretch = min(turn * AT_ONCE + i, n_active - 1);
-                found.push(from.at(stretch * (s.group() * s.head_dim)).load_x4());
-            }
-            for half in unroll(0..AT_ONCE / 4) {
-                let weights = of_head.offset(turn * AT_ONCE).at(half * 4).load_x4();
-                for i in unroll(0..4) {
-                    for e in unroll(0..4) {
-                        o[e] = fma(found[half as usize * 4 + i][e], weights[i], o[e]);
-                    }
-                }
-            }
+            o = add_stretches(s, (from, of_head), (done + turn * FEW, n_active), FEW, o);
         }
         quads.push(Quad { place, there, o, m: dev(0.0), l: sums.at(head).load() });
     }
     quads
+}
+
+/// o += Σ weight · partial output of `count` stretches from `first` on, all on their way before the first is used.
+#[device]
+fn add_stretches<K: Readable>(
+    s: &Attend,
+    (from, weights): (Ptr<f32, K>, Shared<f32>),
+    (first, n_active): (V<u32>, V<u32>),
+    count: u32,
+    before: [V<f32>; 4],
+) -> [V<f32>; 4] {
+    let mut o = before;
+    let mut found = Vec::new();
+    for i in unroll(0..count) {
+        // Only the few of the rest go beyond the last.
+        let stretch = if count == MANY { first + i } else { min(first + i, n_active - 1) };
+        found.push(from.at(stretch * (s.group() * s.head_dim)).load_x4());
+    }
+    for quad in unroll(0..count / 4) {
+        let weights = weights.offset(first).at(quad * 4).load_x4();
+        for i in unroll(0..4) {
+            for e in unroll(0..4) {
+                o[e] = fma(found[quad as usize * 4 + i][e], weights[i], o[e]);
+            }
+        }
+    }
+    o
 }
 
 /// A warp's head: the weight of each stretch, 0 beyond the last, and the sum of all weights.

@@ -43,7 +43,8 @@ impl Scene {
         let mut rng = Rng::new(seed);
         // Short, long and just around the edges of rounds and stretches; the newest position counts besides.
         let (round, alone) = (s.round(), s.stretch(0));
-        let lens = [1, 2, round, round + 1, alone + 1, alone + 2, alone + round / 2, s.n_splits * round + 4];
+        let most = s.n_splits * round;
+        let lens = [1, 2, round, round + 1, alone + 1, alone + 2, alone + round / 2, most, most + 4];
         let len = lens[rng.below(lens.len() as u32) as usize];
         let rows = s.kv_rows();
         let (mut k, mut v) = (rows.random(&mut rng, len), rows.random(&mut rng, len));
