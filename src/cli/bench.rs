@@ -13,6 +13,7 @@ use super::device::DeviceArgs;
 use super::kernels::BANDWIDTH;
 use super::model::ModelArgs;
 use super::output::{Output, note};
+use super::progress::Rounds;
 use super::table_text;
 
 /// Tokens of the prompt and generated ones, where the user does not say: a device, and the far slower emulator.
@@ -137,13 +138,19 @@ impl Bench {
     }
 
     /// Tokens a second of `measure`, which gives the seconds of each of its rounds; the first warms caches and clocks.
-    fn repeated(&self, tokens: u32, mut measure: impl FnMut() -> Result<f64>) -> Result<Speed> {
+    fn repeated(
+        &self,
+        (test, tokens): (&str, u32),
+        mut measure: impl FnMut() -> Result<f64>,
+    ) -> Result<Speed> {
+        let rounds = Rounds::new(test, u64::from(self.repetitions) + 1);
         let mut samples = Vec::new();
         for round in 0..=self.repetitions {
             let tok_s = f64::from(tokens) / measure()?;
             if round > 0 {
                 samples.push(tok_s);
             }
+            rounds.done(&format!("{test} {tok_s:.2} tok/s"));
         }
         Ok(speed(tokens, &samples))
     }
@@ -153,14 +160,14 @@ impl Bench {
         let mut session = model.session()?;
         session.take(&spread(depth, 0, vocab_size))?;
         let prompt = spread(n, 1, vocab_size);
-        let speed = self.repeated(n, || {
+        let test = format!("pp{n}{}", at_depth(depth));
+        let speed = self.repeated((&test, n), || {
             session.rewind(depth)?;
             model.queue().synchronize()?;
             let start = Instant::now();
             session.prefill(&prompt, &CancelToken::new())?;
             Ok(start.elapsed().as_secs_f64())
         })?;
-        let test = format!("pp{n}{}", at_depth(depth));
         note(&format!("{test}: {:.2} tok/s", speed.tok_s));
         Ok(Test { test, batch: 1, depth, speed, gb_s: None })
     }
@@ -174,7 +181,9 @@ impl Bench {
             sessions.push(session);
         }
         let mut together = if batch > 1 { Some(model.batch(batch)?) } else { None };
-        let speed = self.repeated(n * batch, || {
+        let many = if batch > 1 { format!(" ×{batch}") } else { String::new() };
+        let test = format!("tg{n}{many}{}", at_depth(depth));
+        let speed = self.repeated((&test, n * batch), || {
             for session in &mut sessions {
                 session.rewind(depth)?;
             }
@@ -187,8 +196,6 @@ impl Bench {
             }
             Ok(start.elapsed().as_secs_f64())
         })?;
-        let many = if batch > 1 { format!(" ×{batch}") } else { String::new() };
-        let test = format!("tg{n}{many}{}", at_depth(depth));
         note(&format!("{test}: {:.2} tok/s", speed.tok_s));
         Ok(Test { test, batch, depth, speed, gb_s: None })
     }

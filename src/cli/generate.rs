@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::device::DeviceArgs;
 use super::model::{ModelArgs, Prepared};
 use super::output::{Output, note};
+use super::progress::Clock;
 
 /// What holds where the user says nothing.
 #[derive(Clone, Copy)]
@@ -183,7 +184,9 @@ impl Generate {
         let decoder = tokenizer.decode_stream(control);
         let text = Text { decoder, out, json: self.json, tokens: Vec::new(), text: String::new() };
         let Some(draft) = self.speculate else {
+            let clock = Clock::start(&format!("reading {} tokens", prompt.len()));
             let mut generation = session.generate(prompt, options)?;
+            drop(clock);
             let (tokens, text) = text.follow(&mut generation)?;
             let (timings, finish) = (generation.timings(), generation.finish_reason());
             return Ok(Produced { tokens, text, timings, finish });

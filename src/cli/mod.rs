@@ -33,6 +33,9 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "monomorph", version, arg_required_else_help = true)]
 pub struct Cli {
+    /// No bars and clocks on stderr
+    #[arg(long, global = true)]
+    no_progress: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -80,6 +83,9 @@ enum Verb {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> Result<()> {
+        if self.no_progress {
+            progress::silence();
+        }
         match self.verb {
             Verb::Generate(verb) => verb.run(),
             Verb::Chat(verb) => verb.run(),

@@ -18,7 +18,7 @@ use monomorph::runtime::{DEFAULT_CONTEXT, LoadOptions, Model, WeightSource, sele
 use monomorph::{compiled_table, compiled_tables, specs, vocabulary};
 
 use super::output::note;
-use super::progress::LoadBar;
+use super::progress::{Clock, LoadBar};
 
 /// The target whose table the emulator runs; any would do.
 const EMULATED_SM: u32 = 90;
@@ -279,5 +279,8 @@ pub fn specialise(spec: &ModelSpec, sm: u32) -> Result<Table> {
     let device = Device::ALL.into_iter().filter(|device| device.sm <= sm).max_by_key(|device| device.sm);
     let device = device.with_context(|| format!("no kernels are emitted for sm_{sm}"))?;
     note(&format!("kernels: spec {} is not compiled in for sm_{sm}; specialising now", spec.name));
-    Ok(codegen::plan::build(spec, device)?.table)
+    let clock = Clock::start(&format!("specialising {}", spec.name));
+    let plan = codegen::plan::build(spec, device)?;
+    drop(clock);
+    Ok(plan.table)
 }

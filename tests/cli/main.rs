@@ -13,6 +13,7 @@ mod end_to_end;
 mod explain;
 mod fixture;
 mod manual;
+mod progress;
 mod quantize;
 
 use std::process::{Command, Output, Stdio};
