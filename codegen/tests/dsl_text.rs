@@ -13,7 +13,7 @@ pub struct Shape {
 
 /// y[n] = Σ_k W[n,k]·x[k]
 #[kernel(grid = s.rows.div_ceil(s.warps), block = 32 * s.warps)]
-pub fn gemv_f32(s: &Shape, w: In<f32>, x: In<f32>, y: Out<f32>) {
+pub fn gemv_f32(s: &Shape, w: Fixed<f32>, x: In<f32>, y: Out<f32>) {
     let row = cta_id() * s.warps + warp_id();
     if row >= s.rows {
         return;

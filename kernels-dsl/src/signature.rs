@@ -147,7 +147,7 @@ fn is_pointer(ty: &Type) -> bool {
             .path
             .segments
             .last()
-            .is_some_and(|s| matches!(s.ident.to_string().as_str(), "In" | "Out" | "InOut")),
+            .is_some_and(|s| matches!(s.ident.to_string().as_str(), "Fixed" | "In" | "Out" | "InOut")),
         _ => false,
     }
 }

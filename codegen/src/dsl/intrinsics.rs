@@ -65,13 +65,15 @@ pub fn fence(scope: super::pointer::Scope) {
     emit0(Form::new(Op::Fence, &[Mod::AcqRel, scope.modifier()], Types::NONE), vec![]);
 }
 
-/// Waits until the grids this one depends on are done and their writes visible.
-pub fn griddep_wait() {
+/// Waits until the launches before this one are done and their writes visible. A kernel may start while they still run; before
+/// this it may read only [`Fixed`](super::pointer::Fixed) memory and write none. A kernel that does not call it waits
+/// first of all.
+pub fn wait_for_earlier() {
     emit0(Form::new(Op::GridDepControl, &[Mod::Wait], Types::NONE), vec![]);
 }
 
-/// Lets dependent grids be scheduled.
-pub fn griddep_launch_dependents() {
+/// Lets the launch after this one start as soon as every CTA has got here; a kernel that does not call it does so first of all.
+pub fn let_next_start() {
     emit0(Form::new(Op::GridDepControl, &[Mod::LaunchDependents], Types::NONE), vec![]);
 }
 

@@ -6,7 +6,7 @@ use thiserror::Error;
 /// How a kernel uses the memory behind a pointer parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// `In<T>`: only read, and not written by anyone while the kernel runs.
+    /// `Fixed<T>` and `In<T>`: only read, and not written by anyone from the wait for earlier launches to the kernel's end.
     Read,
     /// `Out<T>`: only written.
     Write,

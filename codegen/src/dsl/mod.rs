@@ -10,7 +10,7 @@
 //!
 //! /// y[n] = Σ_k W[n,k]·x[k]
 //! #[kernel(grid = s.rows.div_ceil(s.warps), block = 32 * s.warps)]
-//! pub fn gemv_f32(s: &Shape, w: In<f32>, x: In<f32>, y: Out<f32>) {
+//! pub fn gemv_f32(s: &Shape, w: Fixed<f32>, x: In<f32>, y: Out<f32>) {
 //!     let row = cta_id() * s.warps + warp_id();
 //!     if row >= s.rows {
 //!         return;
@@ -63,7 +63,10 @@
 //! * `#[device] fn` for helpers: inlined where called, generic if you like.
 //!
 //! # Memory
-//! * [`In<T>`](In) (read-only path), [`Out<T>`](Out), [`InOut<T>`](InOut) as parameters; [`shared::<T>(n)`](shared) for the CTA's memory.
+//! * [`Fixed<T>`](Fixed) (weights and tables: nobody writes them), [`In<T>`](In), [`Out<T>`](Out), [`InOut<T>`](InOut) as parameters;
+//!   [`shared::<T>(n)`](shared) for the CTA's memory.
+//! * A kernel may start while the launch before it still runs. It waits for that first of all, or where it calls
+//!   [`wait_for_earlier`]: what it loads through [`Fixed<T>`](Fixed) before is on its way meanwhile.
 //! * `p.at(i)` is a [`Place`]: `.load()`, `.load_x2()`, `.load_x4()`, `.store(v)`, `.store_x2(..)`, `.store_x4(..)`, `.prefetch_l2()`,
 //!   `.cached(Cache::NoAllocate)`; with [`InOut`] or shared memory also `.load_acquire(scope)`, `.store_release(scope, v)`,
 //!   `.atomic_add(scope, v)`, `.red_add(scope, v)`, `.atomic_cas(..)`. `p.store(i, v)` is `p.at(i).store(v)`.
@@ -98,8 +101,8 @@ pub use intrinsics::*;
 pub use kernel::{Access, BuildError, BuildFault, Kernel, ParamInfo};
 pub use math::{exp, sigmoid, silu};
 pub use pointer::{
-    Cache, Elem, In, InOut, Index, Kind, Out, Place, Ptr, Readable, Scope, Shared, Writable, at_address,
-    shared,
+    Cache, Elem, Fixed, In, InOut, Index, Kind, Out, Place, Ptr, Readable, Scope, Shared, Writable,
+    at_address, shared,
 };
 pub use record::{note, refuse};
 pub use value::{BF16, F16, Int, IntoV, Num, Scalar, Signed, V, Word, dev};

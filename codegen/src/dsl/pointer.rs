@@ -1,4 +1,4 @@
-//! Device pointers: `In<T>`, `Out<T>`, `InOut<T>` to global memory, `Shared<T>` to the CTA's.
+//! Device pointers: `Fixed<T>`, `In<T>`, `Out<T>`, `InOut<T>` to global memory, `Shared<T>` to the CTA's.
 //!
 //! A pointer is a base and an offset of build time; indices of build time only change the offset, which becomes the
 //! immediate of the address. Indices on the device are 32-bit and are widened once, in the address.
@@ -50,8 +50,8 @@ pub trait Readable: Kind {
 }
 /// Memory that can be stored to.
 #[diagnostic::on_unimplemented(
-    message = "an `In` pointer is only read",
-    note = "its loads go through the read-only path: use `Out<T>` or `InOut<T>` to write"
+    message = "an `In` or `Fixed` pointer is only read",
+    note = "use `Out<T>` or `InOut<T>` to write"
 )]
 pub trait Writable: Kind {}
 /// Memory that threads may exchange values through.
@@ -67,6 +67,8 @@ macro_rules! kinds {
     )*};
 }
 kinds! {
+    /// Kind of `Fixed`.
+    Lasting: Global, Read;
     /// Kind of `In`.
     ReadOnly: Global, Read;
     /// Kind of `Out`.
@@ -76,8 +78,11 @@ kinds! {
     /// Kind of `Shared`.
     OfCta: Shared, ReadWrite;
 }
-impl Readable for ReadOnly {
+impl Readable for Lasting {
     const LOAD: &'static [Mod] = &[Mod::Nc];
+}
+impl Readable for ReadOnly {
+    const LOAD: &'static [Mod] = &[];
 }
 impl Readable for ReadWrite {
     const LOAD: &'static [Mod] = &[];
@@ -91,7 +96,10 @@ impl Writable for OfCta {}
 impl Exchangeable for ReadWrite {}
 impl Exchangeable for OfCta {}
 
-/// Global memory that nobody writes while the kernel runs.
+/// Global memory that nobody writes while a model is loaded: weights, tables. Its loads go through the read-only path and
+/// may come before [`wait_for_earlier`](super::intrinsics::wait_for_earlier).
+pub type Fixed<T> = Ptr<T, Lasting>;
+/// Global memory that the kernel only reads; an earlier launch may have written it.
 pub type In<T> = Ptr<T, ReadOnly>;
 /// Global memory that the kernel only writes.
 pub type Out<T> = Ptr<T, WriteOnly>;

@@ -98,6 +98,9 @@ impl Recording {
         if shared > MAX_SHARED_BYTES {
             return fail(BuildFault::Shared { found: shared, limit: MAX_SHARED_BYTES });
         }
+        if let Some(why) = ir::waits::fault(&recorder.function) {
+            return fail(BuildFault::Refused(why.to_owned()));
+        }
         if let Err(defect) = ir::check(&recorder.function) {
             return fail(BuildFault::Ir(defect));
         }

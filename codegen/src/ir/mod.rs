@@ -8,6 +8,7 @@
 
 mod check;
 mod dump;
+pub mod waits;
 
 pub use check::{Defect, check};
 pub use dump::dump;

@@ -34,7 +34,7 @@ enum Target {
 }
 
 #[device]
-fn activate_rows(s: &Activate, control: In<u32>, x: In<f32>, bias: Option<In<f32>>, to: Target) {
+fn activate_rows(s: &Activate, control: In<u32>, x: In<f32>, bias: Option<Fixed<f32>>, to: Target) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let block = block_idx_x() * WARPS + warp_id();
         if block < s.dim / 32 {
@@ -75,7 +75,7 @@ pub fn activate_quantize_bias(
     s: &Activate,
     control: In<u32>,
     x: In<f32>,
-    bias: In<f32>,
+    bias: Fixed<f32>,
     quants: Out<u8>,
     meta: Out<u32>,
 ) {
@@ -98,7 +98,7 @@ pub fn activate_exact(s: &Activate, control: In<u32>, x: In<f32>, y: Out<f32>) {
 /// launch   as activate_quantize
 /// source   as activate_quantize
 #[kernel(grid = (s.dim.div_ceil(32 * WARPS), s.rows), block = 32 * WARPS)]
-pub fn activate_exact_bias(s: &Activate, control: In<u32>, x: In<f32>, bias: In<f32>, y: Out<f32>) {
+pub fn activate_exact_bias(s: &Activate, control: In<u32>, x: In<f32>, bias: Fixed<f32>, y: Out<f32>) {
     activate_rows(s, control, x, Some(bias), Target::Floats(y));
 }
 

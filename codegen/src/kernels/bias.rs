@@ -24,7 +24,7 @@ pub struct AddBias {
 /// launch   grid (dim / 256 rounded up, rows), block 256, shared 0
 /// source   an addition
 #[kernel(grid = (s.dim.div_ceil(THREADS), s.rows), block = THREADS)]
-pub fn add_bias(s: &AddBias, control: In<u32>, bias: In<f32>, y: InOut<f32>) {
+pub fn add_bias(s: &AddBias, control: In<u32>, bias: Fixed<f32>, y: InOut<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let i = block_idx_x() * THREADS + thread_idx_x();
         if i < s.dim {

@@ -28,7 +28,7 @@ pub struct Embed {
 /// launch   grid (dim / 128, rows), block 128, shared 0
 /// source   GGML Q4_K: (d·sc)·q − dmin·m, each operation rounded
 #[kernel(grid = (s.matrix.cols / THREADS, s.rows), block = THREADS)]
-pub fn embed_q4k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+pub fn embed_q4k(s: &Embed, w: Fixed<u32>, control: In<u32>, x: Out<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let m = &s.matrix;
         let token = min(here.control(control).at(0).load(), m.rows - 1);
@@ -54,7 +54,7 @@ pub fn embed_q4k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
 /// launch   grid (dim / 128, rows), block 128, shared 0
 /// source   GGML Q6_K: (d·sc)·(q − 32), each operation rounded
 #[kernel(grid = (s.matrix.cols / THREADS, s.rows), block = THREADS)]
-pub fn embed_q6k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+pub fn embed_q6k(s: &Embed, w: Fixed<u32>, control: In<u32>, x: Out<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let m = &s.matrix;
         let planes = m.planes();
@@ -81,7 +81,7 @@ pub fn embed_q6k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
 /// launch   grid (dim / 128, rows), block 128, shared 0
 /// source   GGML Q5_K: (d·sc)·q − dmin·m, each operation rounded
 #[kernel(grid = (s.matrix.cols / THREADS, s.rows), block = THREADS)]
-pub fn embed_q5k(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+pub fn embed_q5k(s: &Embed, w: Fixed<u32>, control: In<u32>, x: Out<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let m = &s.matrix;
         let token = min(here.control(control).at(0).load(), m.rows - 1);
@@ -108,13 +108,13 @@ fn scaled(s: &Embed, value: V<f32>) -> V<f32> {
 
 /// The low 4 bits of weight `i` of a lane's sub-block.
 #[device]
-fn nibble(w: In<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V<u32> {
+fn nibble(w: Fixed<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V<u32> {
     w.cast::<u8>().offset(cell * 512).at(lane * 16 + i % 16).load() >> (i / 16 * 4) & 15
 }
 
 /// The fifth bit of weight `i` of a lane's sub-block, as 0 or 16.
 #[device]
-fn fifth_bit(m: &Matrix, w: In<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V<u32> {
+fn fifth_bit(m: &Matrix, w: Fixed<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V<u32> {
     let bits = w.offset((m.planes().high / 4) as u32).cast::<u8>().offset(cell * 128);
     // Bit 8 b + g of the word belongs to weight 4 g + b: byte i mod 4, bit i / 4.
     (bits.at(lane * 4 + i % 4).load() >> (i / 4) & 1) << 4
@@ -126,7 +126,7 @@ fn fifth_bit(m: &Matrix, w: In<u32>, cell: V<u32>, lane: V<u32>, i: V<u32>) -> V
 /// launch   grid (dim / 128, rows), block 128, shared 0
 /// source   GGML Q8_0 d·q, Q4_0 d·(q − 8), Q5_0 d·(q − 16), Q4_1 and Q5_1 d·q + m, each operation rounded
 #[kernel(grid = (s.matrix.cols / THREADS, s.rows), block = THREADS)]
-pub fn embed_block32(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
+pub fn embed_block32(s: &Embed, w: Fixed<u32>, control: In<u32>, x: Out<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let m = &s.matrix;
         let planes = m.planes();
@@ -162,7 +162,7 @@ pub fn embed_block32(s: &Embed, w: In<u32>, control: In<u32>, x: Out<f32>) {
 /// launch   grid (dim / 128, rows), block 128, shared 0
 /// source   a copy, widened exactly
 #[kernel(grid = (s.matrix.cols / THREADS, s.rows), block = THREADS)]
-pub fn embed_half(s: &Embed, w: In<u16>, control: In<u32>, x: Out<f32>) {
+pub fn embed_half(s: &Embed, w: Fixed<u16>, control: In<u32>, x: Out<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let token = min(here.control(control).at(0).load(), s.matrix.rows - 1);
         let e = block_idx_x() * THREADS + thread_idx_x();
@@ -181,7 +181,7 @@ pub fn embed_half(s: &Embed, w: In<u16>, control: In<u32>, x: Out<f32>) {
 /// launch   grid (dim / 128, rows), block 128, shared 0
 /// source   a copy
 #[kernel(grid = (s.matrix.cols / THREADS, s.rows), block = THREADS)]
-pub fn embed_f32(s: &Embed, w: In<f32>, control: In<u32>, x: Out<f32>) {
+pub fn embed_f32(s: &Embed, w: Fixed<f32>, control: In<u32>, x: Out<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let token = min(here.control(control).at(0).load(), s.matrix.rows - 1);
         let e = block_idx_x() * THREADS + thread_idx_x();

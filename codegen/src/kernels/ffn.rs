@@ -57,8 +57,8 @@ pub(super) fn gated_reference(
 #[kernel(grid = s.gate.rows / 32, block = 32 * WARPS, min_ctas = s.split().min_ctas())]
 pub fn gate_up(
     s: &GateUp,
-    gate: In<u32>,
-    up: In<u32>,
+    gate: Fixed<u32>,
+    up: Fixed<u32>,
     x_quants: In<u32>,
     x_meta: In<u32>,
     quants: Out<u8>,
@@ -76,7 +76,7 @@ pub fn gate_up(
 /// launch   as gate_up, with twice the registers for a thread
 /// source   as gate_up
 #[kernel(grid = s.gate.rows / 32, block = 32 * WARPS, min_ctas = s.split().min_ctas() / 2)]
-pub fn gate_up_exact(s: &GateUp, gate: In<u32>, up: In<u32>, x: In<f32>, y: Out<f32>) {
+pub fn gate_up_exact(s: &GateUp, gate: Fixed<u32>, up: Fixed<u32>, x: In<f32>, y: Out<f32>) {
     let rows = gated_rows(s, exact::walk(s.split(), &[s.gate, s.up]), [gate, up], Floats(x));
     if warp_id() == 0 {
         y.at(cta_id() * 32 + lane_id()).store(rows.at(lane_id()).load());
@@ -85,7 +85,7 @@ pub fn gate_up_exact(s: &GateUp, gate: In<u32>, up: In<u32>, x: In<f32>, y: Out<
 
 /// The 32 products of a CTA, for all its threads to see.
 #[device]
-fn gated_rows<X: Vector>(s: &GateUp, walk: Split, w: [In<u32>; 2], x: X) -> Shared<f32> {
+fn gated_rows<X: Vector>(s: &GateUp, walk: Split, w: [Fixed<u32>; 2], x: X) -> Shared<f32> {
     let at = Seat { tile: cta_id() * WARPS + warp_id(), part: dev(0u32) };
     let [g, u] = dot_of_lane([&s.gate, &s.up], walk, w, x, at);
     let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));

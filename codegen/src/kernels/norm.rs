@@ -44,7 +44,7 @@ pub fn norm_quantize(
     s: &Norm,
     control: In<u32>,
     x: In<f32>,
-    weight: In<f32>,
+    weight: Fixed<f32>,
     quants: Out<u32>,
     meta: Out<u32>,
 ) {
@@ -65,7 +65,7 @@ pub fn norm_quantize(
 /// launch   as norm_quantize
 /// source   as norm_quantize
 #[kernel(grid = s.rows, block = s.threads())]
-pub fn norm_exact(s: &Norm, control: In<u32>, x: In<f32>, weight: In<f32>, y: Out<f32>) {
+pub fn norm_exact(s: &Norm, control: In<u32>, x: In<f32>, weight: Fixed<f32>, y: Out<f32>) {
     for_row(s.rows, block_idx_x(), control, |here| {
         let x = here.of(x, s.dim);
         let (values, scale) = scale_of(s, x);
@@ -101,7 +101,7 @@ fn normed_quad(
     s: &Norm,
     values: &[[V<f32>; 4]],
     scale: V<f32>,
-    (turn, weight): (usize, In<f32>),
+    (turn, weight): (usize, Fixed<f32>),
 ) -> ([V<f32>; 4], V<u32>) {
     let quad = thread_idx_x();
     let place = quad + turn as u32 * s.threads();

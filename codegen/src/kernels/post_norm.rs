@@ -17,7 +17,7 @@ pub struct PostNorm(pub Norm);
 /// launch   grid rows, block dim / 4 up to 1024, shared 128 bytes
 /// source   as norm_quantize; the addition rounds once
 #[kernel(grid = s.0.rows, block = s.0.threads())]
-pub fn norm_add(s: &PostNorm, control: In<u32>, y: In<f32>, weight: In<f32>, x: InOut<f32>) {
+pub fn norm_add(s: &PostNorm, control: In<u32>, y: In<f32>, weight: Fixed<f32>, x: InOut<f32>) {
     let s = &s.0;
     for_row(s.rows, block_idx_x(), control, |here| {
         let (y, x) = (here.of(y, s.dim), here.of(x, s.dim));

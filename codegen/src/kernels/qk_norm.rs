@@ -62,7 +62,7 @@ fn load_lane(s: &QkNorm, from: Ptr<f32, impl Readable>) -> Vec<V<f32>> {
 /// launch   grid (heads / 4 rounded up, rows), block 128, shared 0
 /// source   Dehghani et al. 2023 (norms of queries and keys); order of the sum: docs/numerics.md
 #[kernel(grid = (s.heads().div_ceil(WARPS), s.rows), block = 32 * WARPS)]
-pub fn qk_norm(s: &QkNorm, control: In<u32>, wq: In<f32>, wk: In<f32>, qkv: InOut<f32>) {
+pub fn qk_norm(s: &QkNorm, control: In<u32>, wq: Fixed<f32>, wk: Fixed<f32>, qkv: InOut<f32>) {
     for_row(s.rows, block_idx_y(), control, |here| {
         let head = block_idx_x() * WARPS + warp_id();
         if head < s.heads() {

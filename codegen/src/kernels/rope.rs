@@ -113,14 +113,14 @@ pub(super) fn rotate(pair: [V<f32>; 2], cos_sin: [V<f32>; 2]) -> [V<f32>; 2] {
 /// Biases of Q, K and V, for models that have them.
 #[derive(Clone, Copy)]
 struct Biases {
-    q: In<f32>,
-    k: In<f32>,
-    v: In<f32>,
+    q: Fixed<f32>,
+    k: Fixed<f32>,
+    v: Fixed<f32>,
 }
 
 /// The two elements of a pair, with their biases added.
 #[device]
-fn load_pair(x: InOut<f32>, bias: Option<In<f32>>, first: V<u32>, second: V<u32>) -> [V<f32>; 2] {
+fn load_pair(x: InOut<f32>, bias: Option<Fixed<f32>>, first: V<u32>, second: V<u32>) -> [V<f32>; 2] {
     let (a, b) = (x.at(first).load(), x.at(second).load());
     match bias {
         Some(bias) => [a + bias.at(first).load(), b + bias.at(second).load()],
@@ -133,7 +133,7 @@ fn load_pair(x: InOut<f32>, bias: Option<In<f32>>, first: V<u32>, second: V<u32>
 struct Rotation {
     control: In<u32>,
     /// `(cos, sin)` of each position.
-    table: In<f32>,
+    table: Fixed<f32>,
     /// Cache addresses of the layer.
     kv: In<u64>,
 }
@@ -169,7 +169,7 @@ struct NewRow {
     /// K, then V.
     qkv: InOut<f32>,
     /// `(cos, sin)` of its position.
-    angles: In<f32>,
+    angles: Fixed<f32>,
     /// Where its rows of the caches begin.
     place: V<u32>,
 }
@@ -225,7 +225,7 @@ fn append_element(s: &RopeAppend, unit: V<u32>, new: NewRow, b: Option<Biases>, 
 /// launch   grid (threads / 128, rows), block 128, shared 0
 /// source   Su et al. 2021; NORM and NEOX pairs as in GGML
 #[kernel(grid = (s.ctas(), s.rows.count), block = THREADS)]
-pub fn rope_append(s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<f32>, kv: In<u64>) {
+pub fn rope_append(s: &RopeAppend, control: In<u32>, table: Fixed<f32>, qkv: InOut<f32>, kv: In<u64>) {
     let rotation = Rotation { control, table, kv };
     for_row(s.rows.count, block_idx_y(), control, |here| rotate_and_append(s, rotation, None, qkv, here));
 }
@@ -239,10 +239,10 @@ pub fn rope_append(s: &RopeAppend, control: In<u32>, table: In<f32>, qkv: InOut<
 pub fn rope_append_bias(
     s: &RopeAppend,
     control: In<u32>,
-    table: In<f32>,
-    bq: In<f32>,
-    bk: In<f32>,
-    bv: In<f32>,
+    table: Fixed<f32>,
+    bq: Fixed<f32>,
+    bk: Fixed<f32>,
+    bv: Fixed<f32>,
     qkv: InOut<f32>,
     kv: In<u64>,
 ) {

@@ -56,11 +56,13 @@ pub fn lower(kernel: &Kernel, target: Target, entry_name: &str) -> Result<Module
         let (kernel, found) = (kernel.name.clone(), u64::from(kernel.shared_bytes));
         return Err(LowerError::Shared { kernel, found, sm: target.sm, limit });
     }
-    let entry = lower_entry(kernel, entry_name)?;
+    let mut kernel = kernel.clone();
+    pass::launch_order::run(&mut kernel.ir, target.sm);
+    let entry = lower_entry(&kernel, entry_name)?;
     Ok(Module { header: Vec::new(), version, target, entries: vec![entry] })
 }
 
-/// Optimises a kernel and lowers it to an entry, for modules of several.
+/// Optimises a kernel and lowers it to an entry, for modules of several. It says nothing of the launches before and after it.
 pub fn lower_entry(kernel: &Kernel, entry_name: &str) -> Result<Entry, LowerError> {
     let mut function = kernel.ir.clone();
     merge_shared::run(&mut function);

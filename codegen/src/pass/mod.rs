@@ -5,6 +5,7 @@ pub mod fold_addresses;
 pub mod fold_constants;
 pub mod fuse_logic;
 pub mod hoist_invariants;
+pub mod launch_order;
 mod rewrite;
 pub mod select_small_ifs;
 pub mod share_common;

@@ -8,15 +8,12 @@
 //!
 //! Device addresses are numbers: a wrong one makes the device report an error and cannot touch host memory.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 
 use cudarc::driver::sys;
 
-use crate::queue::{MAX_KERNEL_PARAMS, QueueError};
-
-/// Room for the words of the JIT compiler.
-const JIT_LOG_BYTES: usize = 16 << 10;
+use crate::queue::QueueError;
 
 /// A driver call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +47,7 @@ impl std::fmt::Display for Failed {
 
 pub(super) type Result<T> = std::result::Result<T, Failed>;
 
-fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
+pub(super) fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
     match code {
         sys::CUresult::CUDA_SUCCESS => Ok(()),
         code => Err(Failed { call, code }),
@@ -273,22 +270,6 @@ impl Stream {
         check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.0) })
     }
 
-    /// Enqueues a launch. `args` are addresses, one for each parameter of the kernel, at most
-    /// [`MAX_KERNEL_PARAMS`]; the caller has checked their number against the kernel.
-    pub fn launch(&self, function: &Function, args: &[u64]) -> Result<()> {
-        let mut params: [*mut c_void; MAX_KERNEL_PARAMS] = [ptr::null_mut(); MAX_KERNEL_PARAMS];
-        for (param, arg) in params.iter_mut().zip(args) {
-            *param = ptr::from_ref(arg).cast_mut().cast();
-        }
-        let ([gx, gy, gz], [bx, by, bz]) = (function.grid, function.block);
-        let (params, extra) = (params.as_mut_ptr(), ptr::null_mut());
-        // SAFETY: the function's module is loaded as long as `function` lives; the driver reads one u64 for each
-        // parameter, all of which `args` holds, before it returns; it does not write through the pointers.
-        let code =
-            unsafe { sys::cuLaunchKernel(function.raw, gx, gy, gz, bx, by, bz, 0, self.0, params, extra) };
-        check("cuLaunchKernel", code)
-    }
-
     /// Records the work that `enqueue` puts on this stream instead of running it.
     pub fn capture(&self, enqueue: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -305,6 +286,11 @@ impl Stream {
             let _code = unsafe { sys::cuGraphDestroy(graph) };
         }
         captured
+    }
+
+    /// The driver's handle, for launches.
+    pub fn raw(&self) -> sys::CUstream {
+        self.0
     }
 
     pub fn launch_graph(&self, graph: &Graph) -> Result<()> {
@@ -421,87 +407,4 @@ impl Drop for Pinned {
         // SAFETY: allocated in `new`, freed once; the owner waited for copies or the device is lost.
         let _code = unsafe { sys::cuMemFreeHost(self.start) };
     }
-}
-
-/// A kernel with its launch shape, and the module that it is part of.
-pub(super) struct Function {
-    raw: sys::CUfunction,
-    grid: [u32; 3],
-    block: [u32; 3],
-    module: sys::CUmodule,
-}
-
-// SAFETY: modules and functions may be used from any thread; the driver locks them.
-unsafe impl Send for Function {}
-// SAFETY: as above.
-unsafe impl Sync for Function {}
-
-/// What the driver's compiler said.
-pub(super) struct JitFailure {
-    pub failed: Failed,
-    pub log: String,
-}
-
-impl From<Failed> for JitFailure {
-    fn from(failed: Failed) -> Self {
-        Self { failed, log: String::new() }
-    }
-}
-
-/// The launch shape of a kernel.
-#[derive(Clone, Copy)]
-pub(super) struct Shape {
-    pub grid: [u32; 3],
-    pub block: [u32; 3],
-}
-
-impl Function {
-    /// Compiles `text` and finds `entry` in it.
-    pub fn new(text: &CStr, entry: &str, shape: Shape) -> std::result::Result<Self, JitFailure> {
-        let module = load_module(text)?;
-        // From here on the drop of `function` unloads the module.
-        let mut function = Self { raw: ptr::null_mut(), grid: shape.grid, block: shape.block, module };
-        let Ok(entry) = CString::new(entry) else {
-            let code = sys::CUresult::CUDA_ERROR_NOT_FOUND;
-            return Err(Failed { call: "cuModuleGetFunction", code }.into());
-        };
-        // SAFETY: the module was loaded above; `entry` ends in NUL; `raw` is a valid place for a function.
-        let code = unsafe { sys::cuModuleGetFunction(&raw mut function.raw, module, entry.as_ptr()) };
-        check("cuModuleGetFunction", code)?;
-        Ok(function)
-    }
-}
-
-impl Drop for Function {
-    fn drop(&mut self) {
-        // SAFETY: loaded in `new`, unloaded once.
-        let _code = unsafe { sys::cuModuleUnload(self.module) };
-    }
-}
-
-fn load_module(text: &CStr) -> std::result::Result<sys::CUmodule, JitFailure> {
-    let mut module: sys::CUmodule = ptr::null_mut();
-    let mut log = vec![0u8; JIT_LOG_BYTES];
-    let mut options =
-        [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-    // The size is passed by value in the place of a pointer, as the driver API wants it.
-    let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(JIT_LOG_BYTES - 1)];
-    let n = options.len() as c_uint;
-    // SAFETY: invariant B; `text` ends in NUL; `options` and `values` have `n` elements; the log buffer has the size
-    // that is given for it, and one byte more.
-    let code = unsafe {
-        sys::cuModuleLoadDataEx(
-            &raw mut module,
-            text.as_ptr().cast(),
-            n,
-            options.as_mut_ptr(),
-            values.as_mut_ptr(),
-        )
-    };
-    check("cuModuleLoadDataEx", code).map_err(|failed| {
-        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-        let log = String::from_utf8_lossy(&log[..end]).trim().to_owned();
-        JitFailure { failed, log }
-    })?;
-    Ok(module)
 }

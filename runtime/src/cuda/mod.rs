@@ -4,11 +4,13 @@
 //! ```text
 //! probe  is there a driver, and has it every function that we call?   (the binding panics on a missing one)
 //! driver owners of driver objects, one unsafe call a block
+//! function  kernels: compiled by the driver, launched
 //! upload pinned staging, two halves in turn
 //! queue  the trait: deadline, poison, fork check
 //! ```
 
 mod driver;
+mod function;
 mod probe;
 mod queue;
 mod upload;

@@ -33,7 +33,7 @@ pub(super) const NEEDED_SYMBOLS: [&str; 37] = [
     "cuModuleLoadDataEx",
     "cuModuleUnload",
     "cuModuleGetFunction",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuEventCreate",
     "cuEventDestroy_v2",
     "cuEventRecord",

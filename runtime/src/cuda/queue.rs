@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use plan::KernelDesc;
 
-use super::driver::{self, Context, Event, Failed, Function, Graph, Shape, Stream, Work};
+use super::driver::{self, Context, Event, Failed, Graph, Stream, Work};
+use super::function::{Function, Shape, Start};
 use super::upload::Staging;
 use crate::queue::{
     Call, DeviceAddr, ErrorClass, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay, check_call,
@@ -258,10 +259,10 @@ impl CudaKernels {
     }
 
     /// The calls were checked.
-    fn enqueue(&self, calls: &[Call]) -> driver::Result<()> {
+    fn enqueue(&self, calls: &[Call], start: Start) -> driver::Result<()> {
         let mut calls =
             calls.iter().filter_map(|call| Some((self.functions.get(call.kernel as usize)?, call)));
-        calls.try_for_each(|(function, call)| self.device.stream.launch(function, &call.args))
+        calls.try_for_each(|(function, call)| function.launch(&self.device.stream, &call.args, start))
     }
 }
 
@@ -280,7 +281,7 @@ impl Kernels for CudaKernels {
         self.device.enter()?;
         self.check(calls)?;
         let _stream = self.device.lock();
-        self.device.check(self.enqueue(calls))
+        self.device.check(self.enqueue(calls, Start::Early))
     }
 
     fn profile(&self, calls: &[Call]) -> Result<Vec<Duration>, QueueError> {
@@ -294,7 +295,7 @@ impl Kernels for CudaKernels {
         for (event, idx) in events.iter().zip(0..) {
             d.check(d.stream.record(event))?;
             if let Some(call) = calls.get(idx) {
-                d.check(self.enqueue(std::slice::from_ref(call)))?;
+                d.check(self.enqueue(std::slice::from_ref(call), Start::InOrder))?;
             }
         }
         d.poison.watch(d.waiter().wait(|| d.stream.query()))?;
@@ -312,7 +313,7 @@ impl Kernels for CudaKernels {
             true => None,
             false => {
                 let _stream = d.lock();
-                let captured = d.stream.capture(|| self.enqueue(&calls));
+                let captured = d.stream.capture(|| self.enqueue(&calls, Start::Early));
                 Some(ManuallyDrop::new(d.poison.watch(captured.map_err(|e| e.on(&d.name)))?))
             }
         };

@@ -63,7 +63,7 @@ fn store(e: Epilogue, y: InOut<f32>, place: V<u32>, sum: V<f32>) {
 pub(super) fn outputs_of_cta<X: Vector>(
     m: &Matrix,
     (s, e): (Split, Epilogue),
-    w: In<u32>,
+    w: Fixed<u32>,
     x: &Columns<X>,
     to: Target,
 ) {
@@ -114,7 +114,7 @@ pub(super) fn outputs_of_cta<X: Vector>(
     block = s.split.threads(),
     min_ctas = min_ctas(s.split, columns(s.rows))
 )]
-fn gemm_columns(s: &Gemm, control: In<u32>, w: In<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
+fn gemm_columns(s: &Gemm, control: In<u32>, w: Fixed<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
     let n_columns = columns(s.rows);
     let batch = Batch { first: block_idx_y() * n_columns, n_active: control.at(0).load() };
     if batch.first >= batch.n_active {
@@ -144,9 +144,9 @@ pub(super) fn ctas(s: &GemmQkv, i: usize) -> u32 {
 fn gemm_qkv_columns(
     s: &GemmQkv,
     control: In<u32>,
-    wq: In<u32>,
-    wk: In<u32>,
-    wv: In<u32>,
+    wq: Fixed<u32>,
+    wk: Fixed<u32>,
+    wv: Fixed<u32>,
     quants: In<u32>,
     meta: In<u32>,
     qkv: InOut<f32>,
@@ -165,7 +165,7 @@ fn gemm_qkv_columns(
 pub(super) fn qkv_of_cta<X: Vector>(
     s: &GemmQkv,
     walk: Split,
-    [wq, wk, wv]: [In<u32>; 3],
+    [wq, wk, wv]: [Fixed<u32>; 3],
     x: &Columns<X>,
     qkv: InOut<f32>,
 ) {
@@ -205,8 +205,8 @@ pub(super) fn gate_up_split(s: &GemmGateUp) -> Split {
 fn gemm_gate_up_columns(
     s: &GemmGateUp,
     control: In<u32>,
-    gate: In<u32>,
-    up: In<u32>,
+    gate: Fixed<u32>,
+    up: Fixed<u32>,
     x_quants: In<u32>,
     x_meta: In<u32>,
     quants: Out<u8>,
@@ -232,7 +232,7 @@ fn gemm_gate_up_columns(
 pub(super) fn gated_columns<X: Vector>(
     s: &GemmGateUp,
     walk: Split,
-    w: [In<u32>; 2],
+    w: [Fixed<u32>; 2],
     x: &Columns<X>,
 ) -> Shared<f32> {
     let at = Seat { tile: cta_id() * GATE_UP_WARPS + warp_id(), part: dev(0u32) };

@@ -34,7 +34,7 @@ fn qkv_ctas(s: &GemmQkv) -> u32 {
     block = s.split.threads(),
     min_ctas = min_ctas(s.split, 2 * columns(s.rows))
 )]
-fn gemm_exact(s: &Gemm, control: In<u32>, w: In<u32>, x: In<f32>, y: InOut<f32>) {
+fn gemm_exact(s: &Gemm, control: In<u32>, w: Fixed<u32>, x: In<f32>, y: InOut<f32>) {
     let n_columns = columns(s.rows);
     let batch = Batch { first: block_idx_y() * n_columns, n_active: control.at(0).load() };
     if batch.first >= batch.n_active {
@@ -59,9 +59,9 @@ fn gemm_exact(s: &Gemm, control: In<u32>, w: In<u32>, x: In<f32>, y: InOut<f32>)
 fn gemm_exact_qkv(
     s: &GemmQkv,
     control: In<u32>,
-    wq: In<u32>,
-    wk: In<u32>,
-    wv: In<u32>,
+    wq: Fixed<u32>,
+    wk: Fixed<u32>,
+    wv: Fixed<u32>,
     x: In<f32>,
     qkv: InOut<f32>,
 ) {
@@ -84,7 +84,14 @@ fn gemm_exact_qkv(
     block = 32 * GATE_UP_WARPS,
     min_ctas = 1
 )]
-fn gemm_exact_gate_up(s: &GemmGateUp, control: In<u32>, gate: In<u32>, up: In<u32>, x: In<f32>, y: Out<f32>) {
+fn gemm_exact_gate_up(
+    s: &GemmGateUp,
+    control: In<u32>,
+    gate: Fixed<u32>,
+    up: Fixed<u32>,
+    x: In<f32>,
+    y: Out<f32>,
+) {
     let n_columns = columns(s.rows);
     let batch = Batch { first: block_idx_y() * n_columns, n_active: control.at(0).load() };
     if batch.first >= batch.n_active {

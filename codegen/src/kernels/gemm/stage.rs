@@ -104,7 +104,7 @@ pub(super) struct Job<'a> {
     /// The shape of each matrix.
     pub m: &'a Matrix,
     /// Matrices whose outputs lie one behind the other in the tile, in equal shares.
-    pub w: &'a [In<u32>],
+    pub w: &'a [Fixed<u32>],
     pub tile: Tile,
     pub k_split: u32,
     /// Stages in shared memory.

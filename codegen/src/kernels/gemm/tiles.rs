@@ -29,7 +29,7 @@ struct Work {
 }
 
 impl Work {
-    fn job<'a>(&self, m: &'a Matrix, w: &'a [In<u32>], first_tile: V<u32>) -> Job<'a> {
+    fn job<'a>(&self, m: &'a Matrix, w: &'a [Fixed<u32>], first_tile: V<u32>) -> Job<'a> {
         let Work { tile, k_split, x, batch, memory, kept, .. } = *self;
         let buffers = buffers(m.qtype, tile, kept);
         Job { m, w, tile, k_split, buffers, x, first_tile, batch, memory }
@@ -45,7 +45,7 @@ fn batch_of_cta(t: Tile, control: In<u32>) -> Batch {
 
 /// Computes the outputs of one CTA; `to.first` counts tiles of the CTA's size.
 #[device]
-fn outputs_of_cta(m: &Matrix, work: &Work, w: In<u32>, to: Target) {
+fn outputs_of_cta(m: &Matrix, work: &Work, w: Fixed<u32>, to: Target) {
     let t = work.tile;
     let wanted = to.first * t.tiles();
     let whole = m.n_tiles() % t.tiles() == 0;
@@ -79,7 +79,7 @@ fn gemm_tiles(
     s: &Gemm,
     t: Tile,
     control: In<u32>,
-    w: In<u32>,
+    w: Fixed<u32>,
     quants: In<u32>,
     meta: In<u32>,
     y: InOut<f32>,
@@ -108,9 +108,9 @@ fn gemm_qkv_tiles(
     s: &GemmQkv,
     t: Tile,
     control: In<u32>,
-    wq: In<u32>,
-    wk: In<u32>,
-    wv: In<u32>,
+    wq: Fixed<u32>,
+    wk: Fixed<u32>,
+    wv: Fixed<u32>,
     quants: In<u32>,
     meta: In<u32>,
     qkv: InOut<f32>,
@@ -153,8 +153,8 @@ fn gemm_gate_up_tiles(
     s: &GemmGateUp,
     t: Tile,
     control: In<u32>,
-    gate: In<u32>,
-    up: In<u32>,
+    gate: Fixed<u32>,
+    up: Fixed<u32>,
     x_quants: In<u32>,
     x_meta: In<u32>,
     quants: Out<u8>,

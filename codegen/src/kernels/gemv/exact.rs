@@ -13,7 +13,7 @@ use crate::rng::Rng;
 /// launch   as gemv
 /// source   GGML block types; order of the sum: docs/numerics.md
 #[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads(), min_ctas = s.split.min_ctas())]
-pub fn gemv_exact(s: &Gemv, w: In<u32>, x: In<f32>, y: InOut<f32>) {
+pub fn gemv_exact(s: &Gemv, w: Fixed<u32>, x: In<f32>, y: InOut<f32>) {
     let to = Rows { y, first_tile: cta_id() * s.split.tiles_per_cta };
     gemv_rows(&s.matrix, (walk(s.split, &[s.matrix]), s.epilogue), w, Floats(x), to);
 }
@@ -24,7 +24,14 @@ pub fn gemv_exact(s: &Gemv, w: In<u32>, x: In<f32>, y: InOut<f32>) {
 /// launch   as gemv_qkv
 /// source   as gemv_exact
 #[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.split.threads(), min_ctas = s.split.min_ctas())]
-pub fn gemv_exact_qkv(s: &GemvQkv, wq: In<u32>, wk: In<u32>, wv: In<u32>, x: In<f32>, qkv: InOut<f32>) {
+pub fn gemv_exact_qkv(
+    s: &GemvQkv,
+    wq: Fixed<u32>,
+    wk: Fixed<u32>,
+    wv: Fixed<u32>,
+    x: In<f32>,
+    qkv: InOut<f32>,
+) {
     qkv_rows(s, walk(s.split, &s.matrices), [wq, wk, wv], Floats(x), qkv);
 }
 

@@ -38,10 +38,10 @@ pub(in crate::kernels) fn load_act(x: Act, super_block: u32) -> ActLane {
 pub(in crate::kernels) struct Weights {
     /// Bytes from one super-block to the next.
     step: Planes,
-    pub quants: In<u32>,
-    pub high: In<u32>,
-    pub scales: In<u32>,
-    pub d: In<F16>,
+    pub quants: Fixed<u32>,
+    pub high: Fixed<u32>,
+    pub scales: Fixed<u32>,
+    pub d: Fixed<F16>,
 }
 
 fn words(bytes: u64) -> u32 {
@@ -49,7 +49,7 @@ fn words(bytes: u64) -> u32 {
 }
 
 #[device]
-pub(in crate::kernels) fn weights_of_lane(m: &Matrix, w: In<u32>, cell: V<u32>) -> Weights {
+pub(in crate::kernels) fn weights_of_lane(m: &Matrix, w: Fixed<u32>, cell: V<u32>) -> Weights {
     let lane = lane_id();
     let row = lane / SUB_BLOCKS;
     let (planes, step) = (m.planes(), m.cell_bytes());
@@ -75,7 +75,7 @@ pub(in crate::kernels) fn weights_of_lane(m: &Matrix, w: In<u32>, cell: V<u32>) 
 
 /// A lane's pointer into a matrix of a plain type: rows as in the file, those beyond the last repeat it.
 #[device]
-fn plain_weights_of_lane(m: &Matrix, w: In<u32>, at: Seat) -> Weights {
+fn plain_weights_of_lane(m: &Matrix, w: Fixed<u32>, at: Seat) -> Weights {
     let lane = lane_id();
     let row = min(at.tile * TILE_ROWS + lane / SUB_BLOCKS, m.rows - 1);
     let step = m.cell_bytes();
@@ -109,7 +109,7 @@ pub(in crate::kernels) fn load_sub_block(qtype: QType, w: Weights, cells: u32) -
 }
 
 #[device]
-fn load_quants(qtype: QType, from: In<u32>) -> [[V<u32>; 4]; 2] {
+fn load_quants(qtype: QType, from: Fixed<u32>) -> [[V<u32>; 4]; 2] {
     match qtype {
         QType::Q8_0 => {
             let low = from.at(0).load_x4();
@@ -124,7 +124,7 @@ fn load_quants(qtype: QType, from: In<u32>) -> [[V<u32>; 4]; 2] {
 }
 
 #[device]
-fn load_d(bytes: u64, from: In<F16>) -> V<F16> {
+fn load_d(bytes: u64, from: Fixed<F16>) -> V<F16> {
     match bytes {
         0 => dev(F16(0)),
         _ => {
@@ -135,7 +135,7 @@ fn load_d(bytes: u64, from: In<F16>) -> V<F16> {
 }
 
 #[device]
-fn load_high(qtype: QType, from: In<u32>) -> [V<u32>; 2] {
+fn load_high(qtype: QType, from: Fixed<u32>) -> [V<u32>; 2] {
     match qtype {
         QType::Q6K => {
             let bits = from.at(0).load_x2();
@@ -150,7 +150,7 @@ fn load_high(qtype: QType, from: In<u32>) -> [V<u32>; 2] {
 }
 
 #[device]
-fn load_scales(qtype: QType, from: In<u32>) -> [V<u32>; 4] {
+fn load_scales(qtype: QType, from: Fixed<u32>) -> [V<u32>; 4] {
     match qtype {
         QType::Q4K | QType::Q5K => {
             let header = from.at(0).load_x4();
@@ -299,7 +299,7 @@ pub(in crate::kernels) struct Seat {
 pub(in crate::kernels) fn dot_of_lane<X: Vector, const N: usize>(
     m: [&Matrix; N],
     s: Split,
-    w: [In<u32>; N],
+    w: [Fixed<u32>; N],
     x: X,
     at: Seat,
 ) -> [V<f32>; N] {
@@ -317,7 +317,7 @@ fn load_acts(acts: &[Act], super_block: u32) -> Vec<ActLane> {
 pub(in crate::kernels) fn dot_of_columns<X: Vector, const N: usize>(
     m: [&Matrix; N],
     s: Split,
-    w: [In<u32>; N],
+    w: [Fixed<u32>; N],
     x: &[X],
     at: Seat,
 ) -> [Vec<V<f32>>; N] {

@@ -153,7 +153,7 @@ struct Rows {
 
 /// Computes the rows of one CTA.
 #[device]
-fn gemv_rows<X: Vector>(m: &Matrix, (s, e): (Split, Epilogue), w: In<u32>, x: X, to: Rows) {
+fn gemv_rows<X: Vector>(m: &Matrix, (s, e): (Split, Epilogue), w: Fixed<u32>, x: X, to: Rows) {
     let Rows { y, first_tile } = to;
     let whole = m.n_tiles() % s.tiles_per_cta == 0;
     let tile = first_tile + warp_id() / s.k_split;
@@ -181,7 +181,7 @@ fn gemv_rows<X: Vector>(m: &Matrix, (s, e): (Split, Epilogue), w: In<u32>, x: X,
 /// launch   grid ceil(rows / (4·tiles_per_cta)), block 32·k_split·tiles_per_cta, shared 16 bytes a warp when K is split
 /// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
 #[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads(), min_ctas = s.split.min_ctas())]
-pub fn gemv(s: &Gemv, w: In<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
+pub fn gemv(s: &Gemv, w: Fixed<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
     let x = Act { quants, meta };
     let to = Rows { y, first_tile: cta_id() * s.split.tiles_per_cta };
     gemv_rows(&s.matrix, (s.split, s.epilogue), w, x, to);
@@ -195,9 +195,9 @@ pub fn gemv(s: &Gemv, w: In<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>)
 #[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.split.threads(), min_ctas = s.split.min_ctas())]
 pub fn gemv_qkv(
     s: &GemvQkv,
-    wq: In<u32>,
-    wk: In<u32>,
-    wv: In<u32>,
+    wq: Fixed<u32>,
+    wk: Fixed<u32>,
+    wv: Fixed<u32>,
     quants: In<u32>,
     meta: In<u32>,
     qkv: InOut<f32>,
@@ -207,7 +207,7 @@ pub fn gemv_qkv(
 
 /// Computes the rows of one CTA of three matrices, in this walk.
 #[device]
-fn qkv_rows<X: Vector>(s: &GemvQkv, walk: Split, [wq, wk, wv]: [In<u32>; 3], x: X, qkv: InOut<f32>) {
+fn qkv_rows<X: Vector>(s: &GemvQkv, walk: Split, [wq, wk, wv]: [Fixed<u32>; 3], x: X, qkv: InOut<f32>) {
     let cta = cta_id();
     let (n_q, n_k) = (s.ctas(0), s.ctas(1));
     let [q, k, v] = &s.matrices;

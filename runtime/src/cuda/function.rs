@@ -1,0 +1,143 @@
+//! Kernels: compiled from their text by the driver, and launched.
+//!
+//! The invariants of `driver` hold here too.
+
+use std::ffi::{CStr, CString, c_uint, c_void};
+use std::ptr;
+
+use cudarc::driver::sys;
+
+use super::driver::{Failed, Result, Stream, check};
+use crate::queue::MAX_KERNEL_PARAMS;
+
+/// Room for the words of the JIT compiler.
+const JIT_LOG_BYTES: usize = 16 << 10;
+/// How a kernel's text says that it waits for the launches before it.
+const WAIT: &[u8] = b"griddepcontrol.wait";
+
+/// When a launch may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// When the work before it is done.
+    InOrder,
+    /// While the launch before it still runs, if the kernel waits for that itself.
+    Early,
+}
+
+/// A kernel with its launch shape, and the module that it is part of.
+pub(super) struct Function {
+    raw: sys::CUfunction,
+    shape: Shape,
+    /// Whether the kernel itself waits for the launches before it.
+    waits: bool,
+    module: sys::CUmodule,
+}
+
+// SAFETY: modules and functions may be used from any thread; the driver locks them.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+/// What the driver's compiler said.
+pub(super) struct JitFailure {
+    pub failed: Failed,
+    pub log: String,
+}
+
+impl From<Failed> for JitFailure {
+    fn from(failed: Failed) -> Self {
+        Self { failed, log: String::new() }
+    }
+}
+
+/// The launch shape of a kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+}
+
+impl Function {
+    /// Compiles `text` and finds `entry` in it.
+    pub fn new(text: &CStr, entry: &str, shape: Shape) -> std::result::Result<Self, JitFailure> {
+        let module = load_module(text)?;
+        // From here on the drop of `function` unloads the module.
+        let waits = text.to_bytes().windows(WAIT.len()).any(|part| part == WAIT);
+        let mut function = Self { raw: ptr::null_mut(), shape, waits, module };
+        let Ok(entry) = CString::new(entry) else {
+            let code = sys::CUresult::CUDA_ERROR_NOT_FOUND;
+            return Err(Failed { call: "cuModuleGetFunction", code }.into());
+        };
+        // SAFETY: the module was loaded above; `entry` ends in NUL; `raw` is a valid place for a function.
+        let code = unsafe { sys::cuModuleGetFunction(&raw mut function.raw, module, entry.as_ptr()) };
+        check("cuModuleGetFunction", code)?;
+        Ok(function)
+    }
+
+    /// Enqueues a launch. `args` are addresses, one for each parameter of the kernel, at most
+    /// [`MAX_KERNEL_PARAMS`]; the caller has checked their number against the kernel.
+    pub fn launch(&self, stream: &Stream, args: &[u64], start: Start) -> Result<()> {
+        let mut params: [*mut c_void; MAX_KERNEL_PARAMS] = [ptr::null_mut(); MAX_KERNEL_PARAMS];
+        for (param, arg) in params.iter_mut().zip(args) {
+            *param = ptr::from_ref(arg).cast_mut().cast();
+        }
+        let mut early = sys::CUlaunchAttribute_st {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
+        };
+        let ([gx, gy, gz], [bx, by, bz]) = (self.shape.grid, self.shape.block);
+        let config = sys::CUlaunchConfig_st {
+            gridDimX: gx,
+            gridDimY: gy,
+            gridDimZ: gz,
+            blockDimX: bx,
+            blockDimY: by,
+            blockDimZ: bz,
+            sharedMemBytes: 0,
+            hStream: stream.raw(),
+            attrs: &raw mut early,
+            numAttrs: c_uint::from(self.waits && start == Start::Early),
+        };
+        // SAFETY: the function's module is loaded as long as `self` lives; the driver reads one u64 for each parameter, all
+        // of which `args` holds, and `numAttrs` attributes, before it returns; it does not write through the pointers.
+        let code = unsafe {
+            sys::cuLaunchKernelEx(&raw const config, self.raw, params.as_mut_ptr(), ptr::null_mut())
+        };
+        check("cuLaunchKernelEx", code)
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        // SAFETY: loaded in `new`, unloaded once.
+        let _code = unsafe { sys::cuModuleUnload(self.module) };
+    }
+}
+
+fn load_module(text: &CStr) -> std::result::Result<sys::CUmodule, JitFailure> {
+    let mut module: sys::CUmodule = ptr::null_mut();
+    let mut log = vec![0u8; JIT_LOG_BYTES];
+    let mut options =
+        [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    // The size is passed by value in the place of a pointer, as the driver API wants it.
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(JIT_LOG_BYTES - 1)];
+    let n = options.len() as c_uint;
+    // SAFETY: invariant B; `text` ends in NUL; `options` and `values` have `n` elements; the log buffer has the size
+    // that is given for it, and one byte more.
+    let code = unsafe {
+        sys::cuModuleLoadDataEx(
+            &raw mut module,
+            text.as_ptr().cast(),
+            n,
+            options.as_mut_ptr(),
+            values.as_mut_ptr(),
+        )
+    };
+    check("cuModuleLoadDataEx", code).map_err(|failed| {
+        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+        let log = String::from_utf8_lossy(&log[..end]).trim().to_owned();
+        JitFailure { failed, log }
+    })?;
+    Ok(module)
+}
