@@ -65,9 +65,9 @@ fn every_type_and_form_with_one_row_and_with_several() {
             let others = if cols % 256 == 0 { [up, QType::Q6K] } else { [QType::Q5_1, QType::F16] };
             let up = if cols % up.block_elems() == 0 { up } else { QType::Q4_1 };
             let matrices = [m(qtype, 20), m(others[0], 9), m(others[1], 12)];
-            let qkv = Exact(GemvQkv { matrices, split });
+            let qkv = Exact(GemvQkv { matrices, split, norm: None });
             let (gate, up, activation) = (m(qtype, 32), m(up, 32), Activation::Silu);
-            let gated = Exact(GateUp { gate, up, activation, unroll: 2 });
+            let gated = Exact(GateUp { gate, up, activation, unroll: 2, norm: None });
             check(&one, seed..seed + 1);
             check(&qkv, seed..seed + 1);
             check(&gated, seed..seed + 1);

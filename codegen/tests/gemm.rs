@@ -265,7 +265,7 @@ fn queries_keys_and_values_have_the_bits_of_the_row_alone() {
         args.extend(weights.iter().cloned().map(Arg::of));
         args.extend([batch.quants(), batch.meta(), Arg::longer(vec![], bytes * rows as usize)]);
         let found = Ready::new(&gemm).launch(&args, &[bytes * batch.active.len()]);
-        let one = GemvQkv { matrices, split };
+        let one = GemvQkv { matrices, split, norm: None };
         let one = Ready::new(&one);
         for (row, x) in batch.active.iter().enumerate() {
             let mut args: Vec<Arg> = weights.iter().cloned().map(Arg::of).collect();
@@ -299,7 +299,7 @@ fn gate_and_up_have_the_bits_of_the_row_alone() {
         args.extend([Arg::longer(vec![], 96 * rows as usize), Arg::longer(vec![], 24 * rows as usize)]);
         let n = batch.active.len();
         let found = Ready::new(&gemm).launch(&args, &[96 * n, 24 * n]);
-        let one = GateUp { gate, up, activation, unroll };
+        let one = GateUp { gate, up, activation, unroll, norm: None };
         let one = Ready::new(&one);
         for (row, x) in batch.active.iter().enumerate() {
             let mut args: Vec<Arg> = weights.iter().cloned().map(Arg::of).collect();

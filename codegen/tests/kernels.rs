@@ -73,11 +73,26 @@ fn gate_and_up_of_every_type() {
     let m = |qtype, cols| Matrix { qtype, rows: 64, cols };
     for (i, gate) in QType::ALL.into_iter().enumerate() {
         let up = QType::ALL[(i + 4) % QType::ALL.len()];
-        check(&GateUp { gate: m(gate, 768), up: m(up, 768), activation: Activation::Silu, unroll: 2 }, 0..1);
+        check(
+            &GateUp {
+                gate: m(gate, 768),
+                up: m(up, 768),
+                activation: Activation::Silu,
+                unroll: 2,
+                norm: None,
+            },
+            0..1,
+        );
     }
     for gate in narrow_types() {
         check(
-            &GateUp { gate: m(gate, 640), up: m(QType::Q8_0, 640), activation: Activation::Silu, unroll: 2 },
+            &GateUp {
+                gate: m(gate, 640),
+                up: m(QType::Q8_0, 640),
+                activation: Activation::Silu,
+                unroll: 2,
+                norm: None,
+            },
             0..1,
         );
     }
@@ -168,7 +183,9 @@ fn first_row_of(operation: &Gemv, whole: &Matrix) -> u32 {
 fn kernels_of_several_rows_work_on_the_active_ones() {
     for n in [2, 5] {
         let rows = Rows { count: n, seq_stride: 6 };
-        check(&Norm { dim: 384, eps: 1e-5, rows: n }, 0..4);
+        for dim in [384, 1024, 1664] {
+            check(&Norm { dim, eps: 1e-5, rows: n }, 0..4);
+        }
         for (kind, bias) in [(RopeKind::Norm, true), (RopeKind::Neox, false)] {
             check(
                 &RopeAppend {
@@ -203,8 +220,40 @@ fn kernels_of_several_rows_work_on_the_active_ones() {
 fn mixed_types_share_a_qkv_launch() {
     let m = |qtype, rows| Matrix { qtype, rows, cols: 512 };
     let split = Split { k_split: 2, tiles_per_cta: 4, unroll: 2 };
-    check(&GemvQkv { matrices: [m(QType::Q4K, 24), m(QType::Q6K, 12), m(QType::Q4K, 20)], split }, 0..3);
-    check(&GemvQkv { matrices: [m(QType::Q5K, 24), m(QType::F16, 13), m(QType::Q8_0, 6)], split }, 0..3);
+    check(
+        &GemvQkv { matrices: [m(QType::Q4K, 24), m(QType::Q6K, 12), m(QType::Q4K, 20)], split, norm: None },
+        0..3,
+    );
+    check(
+        &GemvQkv { matrices: [m(QType::Q5K, 24), m(QType::F16, 13), m(QType::Q8_0, 6)], split, norm: None },
+        0..3,
+    );
+}
+
+#[test]
+fn matrices_that_norm_their_vector_themselves() {
+    // Fewer quads than threads; a whole turn; a turn and a half, and a cut super-block; two turns.
+    for cols in [512, 1024, 1664, 2048] {
+        let m = |qtype, rows| Matrix { qtype, rows, cols };
+        let norm = Some(Norm { dim: cols, eps: 1e-5, rows: 1 });
+        for (k_split, unroll) in [(1, 4), (2, 2), (4, 1), (8, 3)] {
+            let matrices = [m(QType::Q8_0, 36), m(QType::Q5_0, 12), m(QType::F16, 7)];
+            let split = Split { k_split, tiles_per_cta: 1, unroll };
+            check(&GemvQkv { matrices, split, norm: norm.clone() }, 0..4);
+        }
+        let gated = |gate: Matrix, up| GateUp {
+            gate,
+            up,
+            activation: Activation::Silu,
+            unroll: 2,
+            norm: norm.clone(),
+        };
+        check(&gated(m(QType::Q4_0, 64), m(QType::Q8_0, 64)), 0..4);
+    }
+    let m = |qtype| Matrix { qtype, rows: 32, cols: 1536 };
+    let norm = Some(Norm { dim: 1536, eps: 1e-6, rows: 1 });
+    let split = Split { k_split: 2, tiles_per_cta: 4, unroll: 4 };
+    check(&GemvQkv { matrices: [m(QType::Q4K), m(QType::Q4K), m(QType::Q6K)], split, norm }, 0..4);
 }
 
 #[test]

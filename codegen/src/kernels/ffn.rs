@@ -2,11 +2,15 @@
 
 use super::activation::{activate, error_bound, reference as activated};
 use super::exact::{self, Exact};
-use super::gemv::{Act, Floats, Seat, Split, Vector, act_bytes, dot_of_lane};
+use super::gemv::{
+    Act, Floats, Input, Seat, Split, Vector, act_bytes, dot_of_lane, fetch_weight, finish, norm_into, room,
+    start,
+};
+use super::norm::Norm;
 use super::operation::{Cost, Operation, Trial};
 use super::{quantize, reference};
 use crate::dsl::{BuildError, Kernel, prelude::*};
-use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS, quantize_row};
+use crate::layout::{Matrix, SUB_BLOCKS, TILE_ROWS};
 use crate::rng::Rng;
 use ::plan::Activation;
 
@@ -24,6 +28,8 @@ pub struct GateUp {
     pub activation: Activation,
     /// Super-blocks in flight a lane.
     pub unroll: u32,
+    /// The norm of the vector, when it comes as f32.
+    pub norm: Option<Norm>,
 }
 
 impl GateUp {
@@ -64,10 +70,47 @@ pub fn gate_up(
     quants: Out<u8>,
     meta: Out<u32>,
 ) {
-    let rows = gated_rows(s, s.split(), [gate, up], Act { quants: x_quants, meta: x_meta });
+    let stream = start([&s.gate, &s.up], s.split(), [gate, up], seat());
+    wait_for_earlier();
+    let x = Act { quants: x_quants, meta: x_meta }.of_lane(dev(0u32), lane_id() % SUB_BLOCKS);
+    let rows = share(s, finish([&s.gate, &s.up], stream, x));
     if warp_id() == 0 {
         quantize::store_lane(rows.at(lane_id()).load(), cta_id(), quants, meta);
     }
+}
+
+/// q, a = quantize(f(Wg n) · (Wu n)) with n = quantize(x / √(Σ x² / dim + eps) · weight)
+/// shapes   x, weight (dim) f32 · Wg, Wu, quants, meta as gate_up
+/// layout   as gate_up; each CTA norms the vector for itself, its weights on their way meanwhile
+/// launch   grid hidden_dim / 32, block 256, shared the vector, the norm's weights and 160 bytes
+/// source   as norm_quantize and gate_up
+#[kernel(grid = s.gate.rows / 32, block = 32 * WARPS, min_ctas = s.split().min_ctas())]
+pub fn norm_gate_up(
+    s: &GateUp,
+    norm: &Norm,
+    x: In<f32>,
+    weight: Fixed<f32>,
+    gate: Fixed<u32>,
+    up: Fixed<u32>,
+    quants: Out<u8>,
+    meta: Out<u32>,
+) {
+    let staged = room(norm);
+    let stream = start([&s.gate, &s.up], s.split(), [gate, up], seat());
+    fetch_weight(norm, weight, staged);
+    wait_for_earlier();
+    norm_into(norm, x, staged);
+    let x = staged.of_lane(dev(0u32), lane_id() % SUB_BLOCKS);
+    let rows = share(s, finish([&s.gate, &s.up], stream, x));
+    if warp_id() == 0 {
+        quantize::store_lane(rows.at(lane_id()).load(), cta_id(), quants, meta);
+    }
+}
+
+/// Where a warp works.
+#[device]
+fn seat() -> Seat {
+    Seat { tile: cta_id() * WARPS + warp_id(), part: dev(0u32) }
 }
 
 /// y = f(Wg x) · (Wu x)
@@ -86,8 +129,12 @@ pub fn gate_up_exact(s: &GateUp, gate: Fixed<u32>, up: Fixed<u32>, x: In<f32>, y
 /// The 32 products of a CTA, for all its threads to see.
 #[device]
 fn gated_rows<X: Vector>(s: &GateUp, walk: Split, w: [Fixed<u32>; 2], x: X) -> Shared<f32> {
-    let at = Seat { tile: cta_id() * WARPS + warp_id(), part: dev(0u32) };
-    let [g, u] = dot_of_lane([&s.gate, &s.up], walk, w, x, at);
+    share(s, dot_of_lane([&s.gate, &s.up], walk, w, x, seat()))
+}
+
+/// The 32 products of a CTA from its lanes' sums, for all its threads to see.
+#[device]
+fn share(s: &GateUp, [g, u]: [V<f32>; 2]) -> Shared<f32> {
     let (g, u) = (sum_lanes(g, SUB_BLOCKS), sum_lanes(u, SUB_BLOCKS));
     let rows = shared::<f32>(32u32);
     if lane_id() % SUB_BLOCKS == 0 {
@@ -99,11 +146,15 @@ fn gated_rows<X: Vector>(s: &GateUp, walk: Split, w: [Fixed<u32>; 2], x: X) -> S
 
 impl Operation for GateUp {
     fn name(&self) -> &'static str {
-        match self.activation {
-            Activation::Silu => "gate_up_swiglu",
-            Activation::GeluTanh => "gate_up_geglu_tanh",
-            Activation::GeluErf => "gate_up_geglu_erf",
-            Activation::GeluQuick => "gate_up_geglu_quick",
+        match (self.activation, self.norm.is_some()) {
+            (Activation::Silu, false) => "gate_up_swiglu",
+            (Activation::GeluTanh, false) => "gate_up_geglu_tanh",
+            (Activation::GeluErf, false) => "gate_up_geglu_erf",
+            (Activation::GeluQuick, false) => "gate_up_geglu_quick",
+            (Activation::Silu, true) => "norm_gate_up_swiglu",
+            (Activation::GeluTanh, true) => "norm_gate_up_geglu_tanh",
+            (Activation::GeluErf, true) => "norm_gate_up_geglu_erf",
+            (Activation::GeluQuick, true) => "norm_gate_up_geglu_quick",
         }
     }
 
@@ -112,30 +163,29 @@ impl Operation for GateUp {
     }
 
     fn build(&self) -> Result<Kernel, BuildError> {
-        gate_up(self)
+        match &self.norm {
+            Some(norm) => norm_gate_up(self, norm),
+            None => gate_up(self),
+        }
     }
 
     fn cost(&self) -> Cost {
         let weights = self.gate.planes().bytes + self.up.planes().bytes;
         let (rows, cols) = (self.gate.rows, self.gate.cols);
-        Cost {
-            bytes: weights + act_bytes(cols) + act_bytes(rows),
-            macs: 2 * u64::from(rows) * u64::from(cols),
-        }
+        let vector = if self.norm.is_some() { u64::from(cols) * 8 } else { act_bytes(cols) };
+        Cost { bytes: weights + vector + act_bytes(rows), macs: 2 * u64::from(rows) * u64::from(cols) }
     }
 
     fn trial(&self, seed: u64) -> Trial {
         let mut rng = Rng::new(seed);
-        let x = quantize_row(&reference::random_activations(&mut rng, self.gate.cols));
+        let input = Input::random(&mut rng, self.gate.cols, self.norm.as_ref());
         let (gate, up) = (self.gate.random(&mut rng), self.up.random(&mut rng));
-        let rows = reference::gemv(&self.gate, &gate, &x).into_iter().zip(reference::gemv(&self.up, &up, &x));
+        let rows = input.product(&self.gate, &gate).into_iter().zip(input.product(&self.up, &up));
         let values: Vec<(f64, f64)> = rows.map(|(g, u)| gated_reference(self.activation, g, u)).collect();
         let (quants, meta) = quantize::expect(&values);
-        Trial::new(seed)
-            .input(self.gate.pack(&gate))
-            .input(self.up.pack(&up))
-            .input(x.quant_bytes())
-            .input(x.meta_bytes())
+        let trial = input.first(Trial::new(seed)).input(self.gate.pack(&gate)).input(self.up.pack(&up));
+        input
+            .last(trial)
             .output(u64::from(self.gate.rows), quants)
             .output(u64::from(self.gate.rows) / 4, meta)
     }

@@ -1,7 +1,7 @@
 //! RMSNorm with the quantization of its result: one vector in, int8 blocks out, shared by all matrices that follow.
 
 use super::exact::{self, Acts, Exact};
-use super::gemv::act_bytes;
+use super::gemv::{Staged, act_bytes};
 use super::operation::{Cost, Operation, Trial};
 use super::rows::{Control, for_row};
 use super::{quantize, reference};
@@ -19,25 +19,43 @@ pub struct Norm {
     pub rows: u32,
 }
 
+/// Shared memory that a staged vector may take with its norm, bytes.
+const STAGED_BYTES: u32 = 44 * 1024;
+/// Warps of a matrix kernel that norms its vector itself.
+pub(super) const MATRIX_WARPS: u32 = 8;
+/// Quads of a chunk: a warp sums one at a time. The sum of squares is that of the chunks', whoever computes them.
+const CHUNK: u32 = 32;
+
 impl Norm {
-    /// Threads: one for each 4 elements, at most 1024, a whole number of times.
-    pub fn threads(&self) -> u32 {
-        let quads = self.dim / 4;
-        (1..)
-            .map(|turns| quads / turns)
-            .find(|t| *t <= 1024 && quads.is_multiple_of(*t) && t.is_multiple_of(32))
-            .unwrap_or(32)
+    /// Whether the matrix kernels that follow can norm their vector themselves, a launch less, though each CTA does it again:
+    /// their shared memory holds the vector and the norm's weights besides a little else.
+    pub fn joins_matrices(&self) -> bool {
+        Staged::bytes(self.dim) + 4 * self.chunks() <= STAGED_BYTES
     }
 
-    pub(super) fn turns(&self) -> u32 {
-        self.dim / 4 / self.threads()
+    const fn quads(&self) -> u32 {
+        self.dim / 4
+    }
+
+    const fn chunks(&self) -> u32 {
+        self.quads() / CHUNK
+    }
+
+    /// Threads of a CTA of its own: one a quad, at most 1024.
+    pub fn threads(&self) -> u32 {
+        self.quads().min(1024)
+    }
+
+    /// Quads of a thread in a CTA of `n_warps`.
+    const fn turns(&self, n_warps: u32) -> u32 {
+        self.chunks().div_ceil(n_warps)
     }
 }
 
 /// q, a = quantize(x / √(Σ x² / dim + eps) · weight)
 /// shapes   control as in the plan · x (row, dim), weight (dim) f32 · quants (row, dim) i8 as words of 4 · meta (row, dim / 32) of (f32 scale, two s16 sums)
 /// layout   a thread owns 4 neighbours, 8 lanes a block of 32
-/// launch   grid rows, block dim / 4 up to 1024, shared 128 bytes
+/// launch   grid rows, block dim / 4 up to 1024, shared 4 bytes a chunk of 128 elements
 /// source   Zhang and Sennrich 2019; order of the sum: docs/numerics.md
 #[kernel(grid = s.rows, block = s.threads())]
 pub fn norm_quantize(
@@ -50,12 +68,12 @@ pub fn norm_quantize(
 ) {
     for_row(s.rows, block_idx_x(), control, |here| {
         let x = here.of(x, s.dim);
-        let (values, scale) = scale_of(s, x);
+        let (values, scale) = scale_of(s, x, s.threads() / 32);
         let (quants, meta) = (here.of(quants, s.dim / 4), here.of(meta, s.dim / 16));
-        for turn in unroll(0..s.turns() as usize) {
-            let (normed, place) = normed_quad(s, &values, scale, (turn, weight));
-            quantize::store_quad(normed, place, quants, meta);
-        }
+        for_quads(s, s.threads() / 32, |turn, place| {
+            let w = weight.at(place * 4).load_x4();
+            quantize::store_quad(normed(values[turn], scale, w), place, quants, meta);
+        });
     });
 }
 
@@ -68,47 +86,68 @@ pub fn norm_quantize(
 pub fn norm_exact(s: &Norm, control: In<u32>, x: In<f32>, weight: Fixed<f32>, y: Out<f32>) {
     for_row(s.rows, block_idx_x(), control, |here| {
         let x = here.of(x, s.dim);
-        let (values, scale) = scale_of(s, x);
+        let (values, scale) = scale_of(s, x, s.threads() / 32);
         let y = here.of(y, s.dim);
-        for turn in unroll(0..s.turns() as usize) {
-            let (normed, place) = normed_quad(s, &values, scale, (turn, weight));
-            y.at(place * 4).store_x4(normed);
-        }
+        for_quads(s, s.threads() / 32, |turn, place| {
+            let w = weight.at(place * 4).load_x4();
+            y.at(place * 4).store_x4(normed(values[turn], scale, w));
+        });
     });
 }
 
-/// The quads of a thread, and what the row is multiplied by.
+/// Does `body` for each quad of the thread in a CTA of `n_warps`: the turn, and the quad's index in the row. All lanes of a
+/// warp have one or none has.
 #[device]
-fn scale_of(s: &Norm, x: In<f32>) -> (Vec<[V<f32>; 4]>, V<f32>) {
-    let quad = thread_idx_x();
-    let mut values = Vec::new();
-    let mut squares = 0.0;
-    for turn in unroll(0..s.turns()) {
-        let v = x.at((quad + turn * s.threads()) * 4).load_x4();
-        for e in each(v) {
-            squares = fma(e, e, squares);
+pub(super) fn for_quads(s: &Norm, n_warps: u32, body: impl Fn(usize, V<u32>)) {
+    for turn in unroll(0..s.turns(n_warps)) {
+        let place = thread_idx_x() + turn * n_warps * 32;
+        if (turn + 1) * n_warps <= s.chunks() {
+            body(turn as usize, place);
+        } else {
+            if place < s.quads() {
+                body(turn as usize, place);
+            }
         }
-        values.push(v);
     }
-    let total = block_sum(squares, shared::<f32>(s.threads() / 32), s.threads() / 32);
-    let scale = rcp(sqrt(total / (s.dim as f32) + s.eps));
+}
+
+/// The quads of a thread in a CTA of `n_warps`, and what the row is multiplied by. A chunk's squares are added along each
+/// lane's quad, then over the lanes as a tree; lane `i` of a warp adds chunks i, i + 32, …; then the lanes again.
+#[device]
+pub(super) fn scale_of(s: &Norm, x: In<f32>, n_warps: u32) -> (Vec<[V<f32>; 4]>, V<f32>) {
+    let mut values = Vec::new();
+    for turn in unroll(0..s.turns(n_warps)) {
+        let place = thread_idx_x() + turn * n_warps * 32;
+        let place = if (turn + 1) * n_warps <= s.chunks() { place } else { min(place, s.quads() - 1) };
+        values.push(x.at(place * 4).load_x4());
+    }
+    let sums = shared::<f32>(s.chunks());
+    for_quads(s, n_warps, |turn, place| {
+        let v = values[turn];
+        let squares = fma(v[3], v[3], fma(v[2], v[2], fma(v[1], v[1], v[0] * v[0])));
+        let sum = warp_sum(squares);
+        if lane_id() == 0 {
+            sums.at(place / CHUNK).store(sum);
+        }
+    });
+    sync_threads();
+    let mut total = 0.0;
+    for turn in unroll(0..s.chunks().div_ceil(32)) {
+        let chunk = lane_id() + turn * 32;
+        if (turn + 1) * 32 <= s.chunks() {
+            total = total + sums.at(chunk).load();
+        } else {
+            let sum = sums.at(min(chunk, s.chunks() - 1)).load();
+            total = total + select(chunk < s.chunks(), sum, 0.0);
+        }
+    }
+    let scale = rcp(sqrt(warp_sum(total) / (s.dim as f32) + s.eps));
     (values, scale)
 }
 
-/// The thread's quad of a turn, normed, and its index in the row.
 #[device]
-fn normed_quad(
-    s: &Norm,
-    values: &[[V<f32>; 4]],
-    scale: V<f32>,
-    (turn, weight): (usize, Fixed<f32>),
-) -> ([V<f32>; 4], V<u32>) {
-    let quad = thread_idx_x();
-    let place = quad + turn as u32 * s.threads();
-    let w = weight.at(place * 4).load_x4();
-    let v = values[turn];
-    let normed = [v[0] * scale * w[0], v[1] * scale * w[1], v[2] * scale * w[2], v[3] * scale * w[3]];
-    (normed, place)
+pub(super) fn normed(v: [V<f32>; 4], scale: V<f32>, w: [V<f32>; 4]) -> [V<f32>; 4] {
+    [v[0] * scale * w[0], v[1] * scale * w[1], v[2] * scale * w[2], v[3] * scale * w[3]]
 }
 
 impl Operation for Norm {
@@ -183,8 +222,29 @@ impl Norm {
         let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / f64::from(self.dim);
         let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
         // Roundings of a thread's chain, the tree, and the four operations after it.
-        let relative = reference::gamma(f64::from(4 * self.turns()) + 16.0);
+        let relative = reference::gamma(f64::from(self.chunks().div_ceil(32)) + 24.0);
         let normed = x.iter().zip(weight).map(|(v, w)| f64::from(*v) * scale * f64::from(*w));
         normed.map(|v| (v, relative * v.abs())).collect()
     }
+
+    /// One row with the roundings of the kernel, in its order: for kernels that go on from there.
+    pub(super) fn to_the_bit(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+        let square = |q: &[f32]| q.iter().skip(1).fold(q[0] * q[0], |sum, v| v.mul_add(*v, sum));
+        let mut lanes = [0.0f32; 32];
+        for (i, chunk) in x.chunks(4 * CHUNK as usize).enumerate() {
+            lanes[i % 32] += sum_of_warp(&chunk.chunks(4).map(square).collect::<Vec<f32>>());
+        }
+        let total = sum_of_warp(&lanes);
+        let scale = 1.0 / (total / self.dim as f32 + self.eps).sqrt();
+        x.iter().zip(weight).map(|(v, w)| v * scale * w).collect()
+    }
+}
+
+/// The sum over a warp as the lanes' exchanges give it.
+fn sum_of_warp(lanes: &[f32]) -> f32 {
+    let mut lanes = lanes.to_vec();
+    for step in [16, 8, 4, 2, 1] {
+        lanes = (0..lanes.len()).map(|lane| lanes[lane] + lanes[lane ^ step]).collect();
+    }
+    lanes[0]
 }

@@ -1,6 +1,6 @@
 //! A norm behind a matrix: what attention or feed-forward found is normed before it joins the residual stream.
 
-use super::norm::Norm;
+use super::norm::{Norm, for_quads, normed, scale_of};
 use super::operation::{Cost, Expect, Operation, Trial};
 use super::reference;
 use super::rows::{Control, for_row};
@@ -14,34 +14,21 @@ pub struct PostNorm(pub Norm);
 /// x += y / √(Σ y² / dim + eps) · weight
 /// shapes   control as in the plan · y, x (row, dim), weight (dim) f32
 /// layout   a thread owns 4 neighbours
-/// launch   grid rows, block dim / 4 up to 1024, shared 128 bytes
+/// launch   grid rows, block dim / 4 up to 1024, shared as norm_quantize
 /// source   as norm_quantize; the addition rounds once
 #[kernel(grid = s.0.rows, block = s.0.threads())]
 pub fn norm_add(s: &PostNorm, control: In<u32>, y: In<f32>, weight: Fixed<f32>, x: InOut<f32>) {
     let s = &s.0;
     for_row(s.rows, block_idx_x(), control, |here| {
         let (y, x) = (here.of(y, s.dim), here.of(x, s.dim));
-        let mut values = Vec::new();
-        let mut squares = 0.0;
-        for turn in unroll(0..s.turns()) {
-            let v = y.at((thread_idx_x() + turn * s.threads()) * 4).load_x4();
-            for e in each(v) {
-                squares = fma(e, e, squares);
-            }
-            values.push(v);
-        }
-        let total = block_sum(squares, shared::<f32>(s.threads() / 32), s.threads() / 32);
-        let scale = rcp(sqrt(total / (s.dim as f32) + s.eps));
-        for turn in unroll(0..s.turns() as usize) {
-            let place = (thread_idx_x() + turn as u32 * s.threads()) * 4;
-            let (w, v, old) = (weight.at(place).load_x4(), values[turn], x.at(place).load_x4());
-            x.at(place).store_x4([
-                old[0] + v[0] * scale * w[0],
-                old[1] + v[1] * scale * w[1],
-                old[2] + v[2] * scale * w[2],
-                old[3] + v[3] * scale * w[3],
-            ]);
-        }
+        let n_warps = s.threads() / 32;
+        let (values, scale) = scale_of(s, y, n_warps);
+        for_quads(s, n_warps, |turn, place| {
+            let place = place * 4;
+            let (w, old) = (weight.at(place).load_x4(), x.at(place).load_x4());
+            let v = normed(values[turn], scale, w);
+            x.at(place).store_x4([old[0] + v[0], old[1] + v[1], old[2] + v[2], old[3] + v[3]]);
+        });
     });
 }
 

@@ -19,20 +19,38 @@ fn largest_of_lanes(x: V<f32>, width: u32) -> V<f32> {
     largest
 }
 
-/// Quantizes 4 neighbours a lane, 8 lanes a block, and stores them: `place` is the index of the quad in the vector.
+/// A lane's 4 quants, and what its block has besides.
+#[derive(Clone, Copy)]
+pub(super) struct Quad {
+    /// The quants, the first in the low byte.
+    pub word: V<u32>,
+    /// The block's scale.
+    pub scale: V<f32>,
+    /// The sums of the block's halves, the first in the low bits, in the block's first lane.
+    pub sums: V<u32>,
+}
+
+/// Quantizes 4 neighbours a lane, 8 lanes a block.
 #[device]
-pub(super) fn store_quad(x: [V<f32>; 4], place: V<u32>, quants: Out<u32>, meta: Out<u32>) {
+pub(super) fn quad(x: [V<f32>; 4]) -> Quad {
     let of_lane = max_nan(max_nan(abs(x[0]), abs(x[1])), max_nan(abs(x[2]), abs(x[3])));
     let largest = largest_of_lanes(of_lane, 8);
     let inverse = inverse_scale(largest);
     let q = x.map(|v| (v * inverse).round_to_i32());
     let word = (q[0] & 255 | (q[1] & 255) << 8 | (q[2] & 255) << 16 | q[3] << 24).as_u32();
-    quants.at(place).store(word);
     // Lanes 0..4 of the block hold its first 16 quants: after two exchanges each lane knows its half's sum.
     let half = sum_lanes(q[0] + q[1] + q[2] + q[3], 4);
     let other = shuffle_xor(half, 4);
+    Quad { word, scale: largest / 127.0, sums: (half & 0xffff | other << 16).as_u32() }
+}
+
+/// Stores what [`quad`] gives: `place` is the index of the quad in the vector.
+#[device]
+pub(super) fn store_quad(x: [V<f32>; 4], place: V<u32>, quants: Out<u32>, meta: Out<u32>) {
+    let quad = quad(x);
+    quants.at(place).store(quad.word);
     if place % 8 == 0 {
-        meta.at(place / 8 * 2).store_x2([(largest / 127.0).bits(), (half & 0xffff | other << 16).as_u32()]);
+        meta.at(place / 8 * 2).store_x2([quad.scale.bits(), quad.sums]);
     }
 }
 

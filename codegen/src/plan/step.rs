@@ -1,8 +1,10 @@
 //! One step: which kernels take its rows through the model, on which buffers, in which order.
 //!
 //! ```text
-//! norm_quantize → gemv_qkv → rope_append → attend_split → attend_merge → gemv (residual)
-//!   → norm_quantize → gate_up_swiglu → gemv (residual)        a layer: nine launches
+//! norm_quantize → gemm_qkv → rope_append → attend_split → attend_merge → gemm (residual)
+//!   → norm_quantize → gemm_gate_up → gemm (residual)          a layer: nine launches
+//! norm_gemv_qkv → rope_append → attend_split → attend_merge → gemv (residual)
+//!   → norm_gate_up → gemv (residual)                          of one row
 //! ```
 
 mod activations;
@@ -196,16 +198,7 @@ impl StepPlanner<'_, '_> {
 
     fn add_attention(&mut self, layer: u32) -> Result<(), CodegenError> {
         let at = (Some(layer), Phase::Body);
-        self.norm(Role::AttnNorm, at)?;
-        let roles = [Role::AttnQ, Role::AttnK, Role::AttnV];
-        let matrices = roles.map(|role| self.matrix(role, layer));
-        let split = self.split(&matrices);
-        let slots = self.slots_of(Vector::Stream).into_iter().chain([Slot::Qkv]);
-        let uses = roles.map(Use::Weight).into_iter().chain(slots.map(Use::Slot));
-        match self.rows {
-            1 => self.launch_on_acts(GemvQkv { matrices, split }, at, &uses.collect::<Vec<_>>())?,
-            rows => self.launch_rows(GemmQkv::new(matrices, split, rows), at, uses)?,
-        }
+        self.add_qkv(layer)?;
         self.add_qk_norm(at)?;
         self.add_rope(layer)?;
         match self.kind {
@@ -213,6 +206,37 @@ impl StepPlanner<'_, '_> {
             StepKind::Prefill => self.add_attend_prefill(at)?,
         }
         self.residual(Role::AttnOutput, layer, Vector::Stream)
+    }
+
+    fn add_qkv(&mut self, layer: u32) -> Result<(), CodegenError> {
+        let at = (Some(layer), Phase::Body);
+        let roles = [Role::AttnQ, Role::AttnK, Role::AttnV];
+        let matrices = roles.map(|role| self.matrix(role, layer));
+        let split = self.split(&matrices);
+        let weights = roles.map(Use::Weight);
+        if let Some(norm) = self.fused_norm() {
+            let uses: Vec<Use> = [Use::Slot(Slot::Hidden), Use::Weight(Role::AttnNorm)]
+                .into_iter()
+                .chain(weights)
+                .chain([Use::Slot(Slot::Qkv)])
+                .collect();
+            return self.launch(GemvQkv { matrices, split, norm: Some(norm) }, at, &uses);
+        }
+        self.norm(Role::AttnNorm, at)?;
+        let slots = self.slots_of(Vector::Stream).into_iter().chain([Slot::Qkv]);
+        let uses = weights.into_iter().chain(slots.map(Use::Slot));
+        match self.rows {
+            1 => self.launch_on_acts(GemvQkv { matrices, split, norm: None }, at, &uses.collect::<Vec<_>>()),
+            rows => self.launch_rows(GemmQkv::new(matrices, split, rows), at, uses),
+        }
+    }
+
+    /// The norm of the residual stream, where the matrices that follow do it themselves: for one row of int8 that is not
+    /// long.
+    fn fused_norm(&self) -> Option<Norm> {
+        let norm = self.norm_of_stream();
+        let joins = norm.joins_matrices();
+        (self.rows == 1 && self.dims().activations == ActType::Int8 && joins).then_some(norm)
     }
 
     /// Rows of any sequences: stretches of each cache on their own, then their merge.
@@ -271,7 +295,6 @@ impl StepPlanner<'_, '_> {
     }
 
     fn add_ffn(&mut self, layer: u32) -> Result<(), CodegenError> {
-        self.norm(Role::FfnNorm, (Some(layer), Phase::Body))?;
         match self.dims().variant.ffn {
             Ffn::Gated(activation) => self.add_gate_up(layer, activation)?,
             Ffn::Plain(activation) => self.add_up(layer, activation)?,
@@ -283,12 +306,23 @@ impl StepPlanner<'_, '_> {
         let at = (Some(layer), Phase::Body);
         let roles = [Role::FfnGate, Role::FfnUp];
         let [gate, up] = roles.map(|role| self.matrix(role, layer));
+        if let Some(norm) = self.fused_norm() {
+            let uses: Vec<Use> = [Use::Slot(Slot::Hidden), Use::Weight(Role::FfnNorm)]
+                .into_iter()
+                .chain(roles.map(Use::Weight))
+                .chain(self.slots_of(Vector::Ffn).into_iter().map(Use::Slot))
+                .collect();
+            return self.launch(GateUp { gate, up, activation, unroll: 2, norm: Some(norm) }, at, &uses);
+        }
+        self.norm(Role::FfnNorm, at)?;
         let slots = [Vector::Stream, Vector::Ffn].map(|vector| self.slots_of(vector)).concat();
         let uses = roles.map(Use::Weight).into_iter().chain(slots.into_iter().map(Use::Slot));
         match self.rows {
-            1 => {
-                self.launch_on_acts(GateUp { gate, up, activation, unroll: 2 }, at, &uses.collect::<Vec<_>>())
-            }
+            1 => self.launch_on_acts(
+                GateUp { gate, up, activation, unroll: 2, norm: None },
+                at,
+                &uses.collect::<Vec<_>>(),
+            ),
             rows => self.launch_rows(GemmGateUp::new(gate, up, activation, 2, rows), at, uses),
         }
     }

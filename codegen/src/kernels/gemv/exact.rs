@@ -1,6 +1,7 @@
 //! The one-row kernels with f32 activations.
 
-use super::{Epilogue, Floats, Gemv, GemvQkv, Rows, gemv_rows, qkv_rows};
+use super::qkv::qkv_rows;
+use super::{Epilogue, Floats, Gemv, GemvQkv, Rows, gemv_rows};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::exact::{self, Exact, near_first, walk};
 use crate::kernels::operation::{Cost, Operation, Trial, name_by_type};

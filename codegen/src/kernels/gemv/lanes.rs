@@ -37,14 +37,14 @@ pub(in crate::kernels) fn load_act(x: Act, super_block: u32) -> ActLane {
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Weights {
     /// Bytes from one super-block to the next.
-    step: Planes,
+    pub step: Planes,
     pub quants: Fixed<u32>,
     pub high: Fixed<u32>,
     pub scales: Fixed<u32>,
     pub d: Fixed<F16>,
 }
 
-fn words(bytes: u64) -> u32 {
+pub(super) fn words(bytes: u64) -> u32 {
     (bytes / 4) as u32
 }
 
@@ -75,11 +75,14 @@ pub(in crate::kernels) fn weights_of_lane(m: &Matrix, w: Fixed<u32>, cell: V<u32
 
 /// A lane's pointer into a matrix of a plain type: rows as in the file, those beyond the last repeat it.
 #[device]
-fn plain_weights_of_lane(m: &Matrix, w: Fixed<u32>, at: Seat) -> Weights {
+pub(super) fn plain_weights_of_lane(m: &Matrix, w: Fixed<u32>, at: Seat) -> Weights {
     let lane = lane_id();
     let row = min(at.tile * TILE_ROWS + lane / SUB_BLOCKS, m.rows - 1);
     let step = m.cell_bytes();
-    let place = at.part * words(step.quants) + lane % SUB_BLOCKS * words(step.quants / u64::from(SUB_BLOCKS));
+    // Lanes whose sub-block a last super-block lacks point to the row's last one.
+    let sub = at.part * SUB_BLOCKS + lane % SUB_BLOCKS;
+    let sub = if m.tail_sub_blocks() > 0 { min(sub, m.cols / SUB_BLOCK - 1) } else { sub };
+    let place = sub * words(step.quants / u64::from(SUB_BLOCKS));
     let quants = w.offset(row * words(m.qtype.row_bytes(m.cols))).offset(place);
     Weights { step, quants, high: quants, scales: quants, d: quants.cast::<F16>() }
 }
@@ -108,8 +111,41 @@ pub(in crate::kernels) fn load_sub_block(qtype: QType, w: Weights, cells: u32) -
     }
 }
 
+/// Visits the values that are not constants: a type has zeros where it lacks words.
+fn carry_words<T: Scalar>(words: &mut [V<T>], f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
+    for word in words.iter_mut().filter(|w| matches!(w.operand, Operand::Value(_))) {
+        word.carry(f);
+    }
+}
+
+impl ActLane {
+    /// None yet.
+    pub(super) fn none() -> ActLane {
+        let zeros = [dev(0u32); 4];
+        ActLane { low: zeros, high: zeros, scale: dev(0.0f32), sums: dev(0u32) }
+    }
+}
+
+impl Carry for ActLane {
+    fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
+        carry_words(&mut self.low, f);
+        carry_words(&mut self.high, f);
+        carry_words(std::slice::from_mut(&mut self.scale), f);
+        carry_words(std::slice::from_mut(&mut self.sums), f);
+    }
+}
+
+impl Carry for SubBlock {
+    fn carry(&mut self, f: &mut dyn FnMut(ptx::Ty, &mut Operand)) {
+        self.quants.iter_mut().for_each(|words| carry_words(words, f));
+        carry_words(&mut self.high, f);
+        carry_words(&mut self.scales, f);
+        carry_words(std::slice::from_mut(&mut self.d), f);
+    }
+}
+
 #[device]
-fn load_quants(qtype: QType, from: Fixed<u32>) -> [[V<u32>; 4]; 2] {
+pub(super) fn load_quants(qtype: QType, from: Fixed<u32>) -> [[V<u32>; 4]; 2] {
     match qtype {
         QType::Q8_0 => {
             let low = from.at(0).load_x4();
@@ -135,7 +171,7 @@ fn load_d(bytes: u64, from: Fixed<F16>) -> V<F16> {
 }
 
 #[device]
-fn load_high(qtype: QType, from: Fixed<u32>) -> [V<u32>; 2] {
+pub(super) fn load_high(qtype: QType, from: Fixed<u32>) -> [V<u32>; 2] {
     match qtype {
         QType::Q6K => {
             let bits = from.at(0).load_x2();
@@ -240,7 +276,7 @@ fn accumulate<const N: usize>(
 
 /// `acc` plus a loaded sub-block times one vector. What depends on the weights alone is computed once for all vectors.
 #[device]
-fn accumulate_one(qtype: QType, w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
+pub(super) fn accumulate_one(qtype: QType, w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> {
     match qtype {
         QType::Q4K => k_quants::accumulate_q4k(w, x, acc),
         QType::Q5K => k_quants::accumulate_q5k(w, x, acc),
@@ -259,7 +295,7 @@ fn accumulate_one(qtype: QType, w: SubBlock, x: ActLane, acc: V<f32>) -> V<f32> 
 
 /// Moves a lane's pointers on by `cells` super-blocks.
 #[device]
-fn advance_weights(w: Weights, cells: u32) -> Weights {
+pub(super) fn advance_weights(w: Weights, cells: u32) -> Weights {
     let step = w.step;
     Weights {
         step,

@@ -15,16 +15,24 @@ mod block32;
 mod bytes;
 mod exact;
 mod floats;
+mod input;
 mod k_quants;
 mod lanes;
 mod plain;
+mod qkv;
+mod staged;
+mod stream;
 
 pub(super) use bytes::{row_terms, word_bytes};
 pub(super) use floats::Floats;
+pub(super) use input::Input;
 pub(super) use lanes::{
     Act, ActLane, Seat, SubBlock, Vector, dot_of_columns, dot_of_lane, load_act, load_sub_block,
     weights_of_lane,
 };
+pub use qkv::{GemvQkv, gemv_qkv, norm_gemv_qkv};
+pub(super) use staged::{Staged, WARPS as STAGED_WARPS, fetch_weight, norm_into, room};
+pub(super) use stream::{LaneActs, finish, start};
 
 /// What becomes of a finished row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,17 +65,24 @@ impl Split {
         32 * self.warps()
     }
 
+    /// The same parts in CTAs of `n_warps` warps.
+    #[must_use]
+    pub const fn with_warps(self, n_warps: u32) -> Split {
+        Split { tiles_per_cta: n_warps / self.k_split, ..self }
+    }
+
     /// CTAs that a multiprocessor must be able to hold: 1024 threads, which leaves each 64 registers. Without this ptxas
     /// aims at more threads than there is work for, and spills.
     pub const fn min_ctas(&self) -> u32 {
         1024 / self.threads()
     }
 
-    /// Enough warps to fill the device's multiprocessors with 8 or more each, in CTAs of at most 8 warps. From sm_100 on
+    /// Enough warps to fill the device's multiprocessors with 20 or more each, of the 32 that each holds with 64 registers a
+    /// thread, in CTAs of at most 8 warps. From sm_100 on
     /// ptxas needs more registers for the same code, and more than two super-blocks in flight would spill.
     pub fn choose(n_tiles: u32, n_super_blocks: u32, device: Device) -> Split {
         let n_sms = device.n_sms;
-        let wanted = 8 * n_sms;
+        let wanted = 20 * n_sms;
         let mut k_split = 1;
         while k_split < 8 && n_tiles * k_split < wanted && n_super_blocks >= 4 * k_split {
             k_split *= 2;
@@ -99,21 +114,6 @@ pub struct Gemv {
     pub split: Split,
 }
 
-/// Q, K and V, one behind the other in `qkv`, read by one launch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GemvQkv {
-    /// Q, K, V.
-    pub matrices: [Matrix; 3],
-    /// The layout all three share.
-    pub split: Split,
-}
-
-impl GemvQkv {
-    fn ctas(&self, i: usize) -> u32 {
-        self.matrices[i].n_tiles().div_ceil(self.split.tiles_per_cta)
-    }
-}
-
 /// Rows of one CTA's tiles, summed over lanes and over the warps that share a tile; thread `i` of the CTA's first
 /// `4 · tiles_per_cta` ends up with row `i`. Returns that sum (other threads hold nothing of use).
 #[device]
@@ -136,11 +136,21 @@ fn sum_tile_rows(s: Split, acc: V<f32>) -> V<f32> {
     sum
 }
 
+/// What becomes of a row: `before` is what it is added to.
 #[device]
-fn store_row(e: Epilogue, y: InOut<f32>, row: V<u32>, sum: V<f32>) {
+fn store_row(y: InOut<f32>, row: V<u32>, sum: V<f32>, before: Option<V<f32>>) {
+    match before {
+        None => y.at(row).store(sum),
+        Some(before) => y.at(row).store(before + sum),
+    }
+}
+
+/// What a thread's row is added to, fetched ahead.
+#[device]
+fn before_of(m: &Matrix, e: Epilogue, y: InOut<f32>, row: V<u32>) -> Option<V<f32>> {
     match e {
-        Epilogue::Store => y.at(row).store(sum),
-        Epilogue::Add => y.at(row).store(y.at(row).load() + sum),
+        Epilogue::Store => None,
+        Epilogue::Add => Some(y.at(min(row, m.rows - 1)).load()),
     }
 }
 
@@ -151,28 +161,72 @@ struct Rows {
     first_tile: V<u32>,
 }
 
-/// Computes the rows of one CTA.
+/// The row whose sum a thread gets in the end, which the first thread of a row, or of the CTA, stores.
 #[device]
-fn gemv_rows<X: Vector>(m: &Matrix, (s, e): (Split, Epilogue), w: Fixed<u32>, x: X, to: Rows) {
-    let Rows { y, first_tile } = to;
+fn row_of_thread(s: Split, first_tile: V<u32>) -> V<u32> {
+    if s.k_split == 1 {
+        (first_tile + warp_id()) * TILE_ROWS + lane_id() / SUB_BLOCKS
+    } else {
+        first_tile * TILE_ROWS + thread_idx_x()
+    }
+}
+
+/// Where a warp works. Warps beyond the last tile repeat it: barriers want every warp, and their rows are not stored.
+#[device]
+fn seat_of_warp(m: &Matrix, s: Split, first_tile: V<u32>) -> Seat {
     let whole = m.n_tiles() % s.tiles_per_cta == 0;
     let tile = first_tile + warp_id() / s.k_split;
-    // Warps beyond the last tile repeat it: barriers want every warp, and their rows are not stored.
     let tile = if whole { tile } else { min(tile, m.n_tiles() - 1) };
-    let [acc] = dot_of_lane([m], s, [w], x, Seat { tile, part: warp_id() % s.k_split });
+    Seat { tile, part: warp_id() % s.k_split }
+}
+
+/// Sums the rows of one CTA over lanes and parts, and stores them.
+#[device]
+fn store_rows(m: &Matrix, (s, e): (Split, Epilogue), to: Rows, acc: V<f32>, before: Option<V<f32>>) {
+    let Rows { y, first_tile } = to;
+    let row = row_of_thread(s, first_tile);
+    let before = match before {
+        None => before_of(m, e, y, row),
+        fetched => fetched,
+    };
     if s.k_split == 1 {
         let sum = sum_lanes(acc, SUB_BLOCKS);
-        let row = (first_tile + warp_id()) * TILE_ROWS + lane_id() / SUB_BLOCKS;
         if lane_id() % SUB_BLOCKS == 0 && row < m.rows {
-            store_row(e, y, row, sum);
+            store_row(y, row, sum, before);
         }
     } else {
         let sum = sum_tile_rows(s, acc);
-        let row = first_tile * TILE_ROWS + thread_idx_x();
         if thread_idx_x() < TILE_ROWS * s.tiles_per_cta && row < m.rows {
-            store_row(e, y, row, sum);
+            store_row(y, row, sum, before);
         }
     }
+}
+
+/// Computes the rows of one CTA.
+#[device]
+fn gemv_rows<X: Vector>(m: &Matrix, how: (Split, Epilogue), w: Fixed<u32>, x: X, to: Rows) {
+    let at = seat_of_warp(m, how.0, to.first_tile);
+    let [acc] = dot_of_lane([m], how.0, [w], x, at);
+    store_rows(m, how, to, acc, None);
+}
+
+/// Computes the rows of one CTA with weights on their way before the launches before this one are done. `meanwhile` is called
+/// until then; `x` after that, for the vector from a lane's sub-block on.
+#[device]
+fn stream_rows<X: LaneActs>(
+    m: &Matrix,
+    how: (Split, Epilogue),
+    w: Fixed<u32>,
+    to: Rows,
+    (meanwhile, x): (impl Fn(), impl Fn(Seat, V<u32>) -> X),
+) {
+    let at = seat_of_warp(m, how.0, to.first_tile);
+    let stream = start([m], how.0, [w], at);
+    meanwhile();
+    wait_for_earlier();
+    let before = before_of(m, how.1, to.y, row_of_thread(how.0, to.first_tile));
+    let [acc] = finish([m], stream, x(at, lane_id() % SUB_BLOCKS));
+    store_rows(m, how, to, acc, before);
 }
 
 /// y[n] = Σ_k W[n,k]·x[k], or y[n] += …
@@ -182,47 +236,9 @@ fn gemv_rows<X: Vector>(m: &Matrix, (s, e): (Split, Epilogue), w: Fixed<u32>, x:
 /// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
 #[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads(), min_ctas = s.split.min_ctas())]
 pub fn gemv(s: &Gemv, w: Fixed<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
-    let x = Act { quants, meta };
     let to = Rows { y, first_tile: cta_id() * s.split.tiles_per_cta };
-    gemv_rows(&s.matrix, (s.split, s.epilogue), w, x, to);
-}
-
-/// qkv = (Wq x, Wk x, Wv x)
-/// shapes   Wq (q_dim, cols) · Wk, Wv (kv_dim, cols), packed, types may differ · x (cols) int8 · qkv (q_dim + 2 kv_dim) f32
-/// layout   as gemv; CTAs are dealt to Q, then K, then V
-/// launch   grid the sum of the three, block 32·k_split·tiles_per_cta
-/// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
-#[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.split.threads(), min_ctas = s.split.min_ctas())]
-pub fn gemv_qkv(
-    s: &GemvQkv,
-    wq: Fixed<u32>,
-    wk: Fixed<u32>,
-    wv: Fixed<u32>,
-    quants: In<u32>,
-    meta: In<u32>,
-    qkv: InOut<f32>,
-) {
-    qkv_rows(s, s.split, [wq, wk, wv], Act { quants, meta }, qkv);
-}
-
-/// Computes the rows of one CTA of three matrices, in this walk.
-#[device]
-fn qkv_rows<X: Vector>(s: &GemvQkv, walk: Split, [wq, wk, wv]: [Fixed<u32>; 3], x: X, qkv: InOut<f32>) {
-    let cta = cta_id();
-    let (n_q, n_k) = (s.ctas(0), s.ctas(1));
-    let [q, k, v] = &s.matrices;
-    let how = (walk, Epilogue::Store);
-    let tiles = walk.tiles_per_cta;
-    if cta < n_q {
-        gemv_rows(q, how, wq, x, Rows { y: qkv, first_tile: cta * tiles });
-    } else {
-        if cta < n_q + n_k {
-            gemv_rows(k, how, wk, x, Rows { y: qkv.offset(q.rows), first_tile: (cta - n_q) * tiles });
-        } else {
-            let first_tile = (cta - (n_q + n_k)) * tiles;
-            gemv_rows(v, how, wv, x, Rows { y: qkv.offset(q.rows + k.rows), first_tile });
-        }
-    }
+    let of_lane = |at: Seat, sub| Act { quants, meta }.of_lane(at.part, sub);
+    stream_rows(&s.matrix, (s.split, s.epilogue), w, to, (|| (), of_lane));
 }
 
 impl Operation for Gemv {
@@ -261,44 +277,6 @@ impl Operation for Gemv {
                 trial.in_out(reference::bytes_f32(&before), reference::near(rows, Some(&before)))
             }
         }
-    }
-}
-
-impl Operation for GemvQkv {
-    fn name(&self) -> &'static str {
-        "gemv_qkv"
-    }
-
-    fn constants(&self) -> String {
-        format!("{:?} {:?}", self.matrices, self.split)
-    }
-
-    fn build(&self) -> Result<Kernel, BuildError> {
-        gemv_qkv(self)
-    }
-
-    fn cost(&self) -> Cost {
-        let cols = self.matrices[0].cols;
-        let rows: u32 = self.matrices.iter().map(|m| m.rows).sum();
-        let weights: u64 = self.matrices.iter().map(|m| m.planes().bytes).sum();
-        Cost {
-            bytes: weights + act_bytes(cols) + u64::from(rows) * 4,
-            macs: u64::from(rows) * u64::from(cols),
-        }
-    }
-
-    fn trial(&self, seed: u64) -> Trial {
-        let mut rng = Rng::new(seed);
-        let x = random_act(&mut rng, self.matrices[0].cols);
-        let mut trial = Trial::new(seed);
-        let mut rows = Vec::new();
-        for m in &self.matrices {
-            let raw = m.random(&mut rng);
-            rows.extend(reference::gemv(m, &raw, &x));
-            trial = trial.input(m.pack(&raw));
-        }
-        let bytes = rows.len() as u64 * 4;
-        trial.input(x.quant_bytes()).input(x.meta_bytes()).output(bytes, reference::near(rows, None))
     }
 }
 

@@ -43,6 +43,7 @@ impl StepPlanner<'_, '_> {
     /// Up, its bias and the activation of a feed-forward without a gate.
     pub(super) fn add_up(&mut self, layer: u32, activation: Activation) -> Result<(), CodegenError> {
         let (d, at) = (self.dims(), (Some(layer), Phase::Body));
+        self.norm(Role::FfnNorm, at)?;
         self.product((Role::FfnUp, Epilogue::Store), at, (Vector::Stream, Slot::FfnUp))?;
         let bias = d.variant.ffn_bias;
         let activate = Activate { dim: d.hidden_dim, activation, bias, rows: self.rows };
