@@ -11,20 +11,20 @@ use ::plan::RopeKind;
 pub(super) enum Extra {
     Nothing,
     /// Biases of Q, K and V.
-    Biases([In<f32>; 3]),
+    Biases([Fixed<f32>; 3]),
     /// Weights of the norms of the heads of Q and K.
-    Norms([In<f32>; 2]),
+    Norms([Fixed<f32>; 2]),
 }
 
 impl Extra {
-    fn bias(self, of: usize) -> Option<In<f32>> {
+    fn bias(self, of: usize) -> Option<Fixed<f32>> {
         match self {
             Extra::Biases(biases) => Some(biases[of]),
             _ => None,
         }
     }
 
-    fn norm(self, of: usize) -> Option<In<f32>> {
+    fn norm(self, of: usize) -> Option<Fixed<f32>> {
         match self {
             Extra::Norms(norms) => Some(norms[of]),
             _ => None,
@@ -38,7 +38,7 @@ pub(super) struct Workshop {
     /// Q, K and V of the row.
     pub(super) qkv: In<f32>,
     /// `(cos, sin)` of its position.
-    pub(super) angles: In<f32>,
+    pub(super) angles: Fixed<f32>,
     pub(super) extra: Extra,
     pub(super) kv_head: V<u32>,
     /// Addresses of the caches.
@@ -63,8 +63,8 @@ struct Pair {
 #[derive(Clone, Copy)]
 struct Head {
     x: In<f32>,
-    bias: Option<In<f32>>,
-    norm: Option<In<f32>>,
+    bias: Option<Fixed<f32>>,
+    norm: Option<Fixed<f32>>,
 }
 
 /// The lane's pairs of a head: `lane, lane + 32, …`.
@@ -98,7 +98,7 @@ fn pairs_of(s: &AttendStep, w: Workshop, head: Head) -> Vec<Pair> {
 /// The norm of a head, with the sums in the order of `qk_norm`: a lane's elements ascend through the first of its pairs,
 /// then the second.
 #[device]
-fn normalize(s: &AttendStep, pairs: &mut [Pair], weight: In<f32>) {
+fn normalize(s: &AttendStep, pairs: &mut [Pair], weight: Fixed<f32>) {
     let mut squares = 0.0;
     for side in unroll(0..2) {
         for pair in each(pairs.iter()) {
