@@ -3,6 +3,7 @@
 //! Warp `j` of a team multiplies sub-block `j` of all its outputs and rows: one `mma` is one sub-block of 16 outputs times 8
 //! rows, exact in integers.
 
+use super::Batch;
 use super::stage::{Acts, Job, ROW_WORDS, Weights, load_acts, load_weights, part_of_warp, put, stage_words};
 use super::tile::{SHARED_WORDS, TEAM, Tile};
 use crate::dsl::{Carry, prelude::*};
@@ -75,6 +76,11 @@ impl Job<'_> {
     fn rounds(&self) -> u32 {
         self.k_split / self.tile.parts
     }
+
+    /// Stages that a team multiplies.
+    fn turns(&self) -> u32 {
+        self.stages() * self.rounds()
+    }
 }
 
 /// The first super-block of the stage after one: the next of the same part, then the first of the team's next part.
@@ -89,26 +95,39 @@ fn after(job: &Job, first: V<u32>) -> V<u32> {
     }
 }
 
+/// Weights of a job's first stages, sent for before anything else.
+pub(super) struct Early {
+    weights: Vec<Weights>,
+    next: V<u32>,
+}
+
+/// Sends for the weights of a job's first stages: they are fixed, so that this may come before the wait for earlier launches.
+pub(super) fn send_for_weights(job: &Job) -> Early {
+    let mut next = part_of_warp(job.tile);
+    let mut weights = Vec::new();
+    for _ in 0..job.tile.depth.min(job.turns()) {
+        weights.push(load_weights(job, next));
+        next = after(job, next);
+    }
+    Early { weights, next }
+}
+
 /// The CTA's outputs, those of a thread in the order of [`element`].
 #[device]
-pub(super) fn sums_of_tile(job: &Job) -> Vec<V<f32>> {
-    let (n, t) = (job.stages() * job.rounds(), job.tile);
+pub(super) fn sums_of_tile(job: &Job, batch: Batch, early: Early) -> Vec<V<f32>> {
+    let (n, t) = (job.turns(), job.tile);
     let first = part_of_warp(t);
     let mut state = State {
-        weights: Vec::new(),
-        next_weights: first,
+        weights: early.weights,
+        next_weights: early.next,
         acts: Vec::new(),
         next_acts: first,
         now: first,
         acc: vec![dev(0.0f32); (4 * t.fragments()) as usize],
         totals: vec![dev(0.0f32); t.sums_of_thread() as usize],
     };
-    for _ in unroll(0..t.depth.min(n)) {
-        state.weights.push(load_weights(job, state.next_weights));
-        state.next_weights = after(job, state.next_weights);
-    }
     for _ in unroll(0..t.acts_depth().min(n)) {
-        state.acts.push(load_acts(job, state.next_acts));
+        state.acts.push(load_acts(job, batch, state.next_acts));
         state.next_acts = after(job, state.next_acts);
     }
     // Turns in which every step sends for more.
@@ -117,12 +136,12 @@ pub(super) fn sums_of_tile(job: &Job) -> Vec<V<f32>> {
     if turns > 0 {
         for _turn in 0..turns {
             for i in unroll(0..steps) {
-                state = step(job, state, i, n);
+                state = step((job, batch), state, i, n);
             }
         }
     }
     for i in unroll(turns * steps..n) {
-        state = step(job, state, i, n - i);
+        state = step((job, batch), state, i, n - i);
     }
     if job.rounds() == 1 { reduce(job, &state.acc, |_, sum| sum) } else { state.totals }
 }
@@ -130,7 +149,7 @@ pub(super) fn sums_of_tile(job: &Job) -> Vec<V<f32>> {
 /// Stages what the rings' slots `i` hold, multiplies it, and where it ends parts adds them to the totals. `left` stages, or
 /// more, are not multiplied yet.
 #[device]
-fn step(job: &Job, state: State, i: u32, left: u32) -> State {
+fn step((job, batch): (&Job, Batch), state: State, i: u32, left: u32) -> State {
     let (t, now) = (job.tile, state.now);
     let State { mut weights, mut next_weights, mut acts, mut next_acts, mut acc, mut totals, .. } = state;
     let (of_weights, of_acts) = ((i % t.depth) as usize, (i % t.acts_depth()) as usize);
@@ -142,7 +161,7 @@ fn step(job: &Job, state: State, i: u32, left: u32) -> State {
         next_weights = after(job, next_weights);
     }
     if left > t.acts_depth() {
-        acts[of_acts] = load_acts(job, next_acts);
+        acts[of_acts] = load_acts(job, batch, next_acts);
         next_acts = after(job, next_acts);
     }
     let own = stage.offset(part_of_warp(job.tile) * (job.tile.slots * job.regions().words));

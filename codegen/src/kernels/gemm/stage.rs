@@ -111,7 +111,6 @@ pub(super) struct Job<'a> {
     pub buffers: u32,
     pub x: Act,
     pub first_tile: V<u32>,
-    pub batch: Batch,
     pub memory: Shared<u32>,
 }
 
@@ -235,13 +234,13 @@ pub(super) fn load_weights(job: &Job, first: V<u32>) -> Weights {
 
 /// The same of its activations.
 #[device]
-pub(super) fn load_acts(job: &Job, first: V<u32>) -> Acts {
+pub(super) fn load_acts(job: &Job, batch: Batch, first: V<u32>) -> Acts {
     let t = job.tile;
     let at = seat(t);
     // Rows that are not active repeat the last that is, as do those that the stage has no place for.
     let acts_of = |k: u32| {
         let staged = min(at.row + k * t.staged_at_once(), t.slots * t.rows() - 1);
-        let row = min(job.batch.first + staged % t.rows(), job.batch.n_active - 1);
+        let row = min(batch.first + staged % t.rows(), batch.n_active - 1);
         load_row(job, row, at.sub, in_slot(job, first, staged / t.rows()))
     };
     Acts((0..t.acts_of_thread()).map(acts_of).collect())

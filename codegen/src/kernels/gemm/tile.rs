@@ -207,7 +207,7 @@ impl Wanted<'_> {
         let light = Tile { depth: 2, resident: 3, ..narrow };
         let tile = match n {
             _ if !self.is_worth_it() => None,
-            8 => self.cheapest(&[Tile { across: 2, resident: 1, ..wide }, wide]),
+            8 => [Tile { across: 2, resident: 1, ..wide }, wide].into_iter().find(|t| self.fits(*t)),
             4 | 2 => self.cheapest(&[wide, narrow]),
             _ => self.cheapest(&[narrow, light, wide]),
         }?;

@@ -1,7 +1,7 @@
 //! Products for many rows on tensor cores: a CTA computes 32 or more outputs of 8 or more rows, so that weights come from
 //! memory once for all of them.
 
-use super::multiply::{element, has_elements, shared_words, sums_of_tile};
+use super::multiply::{Early, element, has_elements, send_for_weights, shared_words, sums_of_tile};
 use super::stage::{Job, buffers};
 use super::tile::Tile;
 use super::{Batch, Gemm, GemmGateUp, GemmQkv, Target};
@@ -18,10 +18,11 @@ fn words(matrices: &[Matrix], t: Tile, kept: u32) -> u32 {
 /// The CTA's row of tiles in the grid, before its outputs are known.
 struct Work {
     tile: Tile,
+    /// Rows of the step.
+    rows: u32,
     k_split: u32,
     epilogue: Epilogue,
     x: Act,
-    batch: Batch,
     control: In<u32>,
     memory: Shared<u32>,
     /// Words of shared memory that are not the products'.
@@ -30,17 +31,31 @@ struct Work {
 
 impl Work {
     fn job<'a>(&self, m: &'a Matrix, w: &'a [Fixed<u32>], first_tile: V<u32>) -> Job<'a> {
-        let Work { tile, k_split, x, batch, memory, kept, .. } = *self;
+        let Work { tile, k_split, x, memory, kept, .. } = *self;
         let buffers = buffers(m.qtype, tile, kept);
-        Job { m, w, tile, k_split, buffers, x, first_tile, batch, memory }
+        Job { m, w, tile, k_split, buffers, x, first_tile, memory }
     }
 }
 
-/// The first row of activations of a CTA: rows are the fast direction of the grid, so that CTAs which run together share
-/// weights.
+/// Sends for the job's first weights, waits for the launches before, and does `body` unless none of the CTA's rows is active.
+/// Where a step has so many rows that this may be, the weights are sent for when it is known. Rows are the fast direction of
+/// the grid, so that CTAs which run together share weights.
 #[device]
-fn batch_of_cta(t: Tile, control: In<u32>) -> Batch {
-    Batch { first: block_idx_x() * t.rows(), n_active: control.at(0).load() }
+fn for_batch(work: &Work, job: &Job, body: impl Fn(Batch, Early)) {
+    let t = work.tile;
+    let active = |control: In<u32>| Batch { first: block_idx_x() * t.rows(), n_active: control.at(0).load() };
+    if work.rows <= t.rows() {
+        let early = send_for_weights(job);
+        wait_for_earlier();
+        // A step has a row at least.
+        body(active(work.control), early);
+    } else {
+        wait_for_earlier();
+        let batch = active(work.control);
+        if batch.first < batch.n_active {
+            body(batch, send_for_weights(job));
+        }
+    }
 }
 
 /// Computes the outputs of one CTA; `to.first` counts tiles of the CTA's size.
@@ -51,22 +66,26 @@ fn outputs_of_cta(m: &Matrix, work: &Work, w: Fixed<u32>, to: Target) {
     let whole = m.n_tiles() % t.tiles() == 0;
     // A CTA at the edge begins earlier, where whole tiles lie, and stores only what is its own.
     let first_tile = if whole { wanted } else { min(wanted, m.n_tiles() - t.tiles()) };
-    let sums = sums_of_tile(&work.job(m, &[w], first_tile));
-    // Loaded again, so that it takes no register while super-blocks are multiplied.
-    let n_active = work.control.at(0).load();
-    for (i, sum) in each((0u32..).zip(sums)) {
-        let [output, row] = element(t, i);
-        let (output, row) = (first_tile * 4 + output, block_idx_x() * t.rows() + row);
-        let mine = has_elements(t) && row < n_active && output < m.rows;
-        let mine = if whole { mine } else { mine && output >= wanted * 4 };
-        if mine {
-            let place = to.y.at(row * to.stride + output);
-            match work.epilogue {
-                Epilogue::Store => place.store(sum),
-                Epilogue::Add => place.store(place.load() + sum),
+    let w = [w];
+    let job = work.job(m, &w, first_tile);
+    for_batch(work, &job, |batch, early| {
+        let sums = sums_of_tile(&job, batch, early);
+        // Loaded again, so that it takes no register while super-blocks are multiplied.
+        let n_active = work.control.at(0).load();
+        for (i, sum) in each((0u32..).zip(sums)) {
+            let [output, row] = element(t, i);
+            let (output, row) = (first_tile * 4 + output, block_idx_x() * t.rows() + row);
+            let mine = has_elements(t) && row < n_active && output < m.rows;
+            let mine = if whole { mine } else { mine && output >= wanted * 4 };
+            if mine {
+                let place = to.y.at(row * to.stride + output);
+                match work.epilogue {
+                    Epilogue::Store => place.store(sum),
+                    Epilogue::Add => place.store(place.load() + sum),
+                }
             }
         }
-    }
+    });
 }
 
 /// y[i,n] = Σ_k W[n,k]·x[i,k], or y[i,n] += …, for the active rows i
@@ -84,13 +103,9 @@ fn gemm_tiles(
     meta: In<u32>,
     y: InOut<f32>,
 ) {
-    let batch = batch_of_cta(t, control);
-    if batch.first >= batch.n_active {
-        return;
-    }
     let memory = shared::<u32>(words(&[s.matrix], t, 0));
     let (x, k_split, epilogue) = (Act { quants, meta }, s.split.k_split, s.epilogue);
-    let work = Work { tile: t, k_split, epilogue, x, batch, control, memory, kept: 0 };
+    let work = Work { tile: t, rows: s.rows, k_split, epilogue, x, control, memory, kept: 0 };
     outputs_of_cta(&s.matrix, &work, w, Target { y, stride: s.matrix.rows, first: block_idx_y() });
 }
 
@@ -115,14 +130,10 @@ fn gemm_qkv_tiles(
     meta: In<u32>,
     qkv: InOut<f32>,
 ) {
-    let batch = batch_of_cta(t, control);
-    if batch.first >= batch.n_active {
-        return;
-    }
     let [q, k, v] = &s.matrices;
     let memory = shared::<u32>(words(&s.matrices, t, 0));
     let (x, k_split, epilogue) = (Act { quants, meta }, s.split.k_split, Epilogue::Store);
-    let work = Work { tile: t, k_split, epilogue, x, batch, control, memory, kept: 0 };
+    let work = Work { tile: t, rows: s.rows, k_split, epilogue, x, control, memory, kept: 0 };
     let stride = s.outputs();
     let cta = block_idx_y();
     let (n_q, n_k) = (t.ctas(q), t.ctas(k));
@@ -160,31 +171,38 @@ fn gemm_gate_up_tiles(
     quants: Out<u8>,
     meta: Out<u32>,
 ) {
-    let batch = batch_of_cta(t, control);
-    if batch.first >= batch.n_active {
-        return;
-    }
     let x = Act { quants: x_quants, meta: x_meta };
     // Values are [row][output]. Beside each other the matrices are done when values need memory.
     let n_values = SUB_BLOCK * t.rows();
     let kept = if t.outputs() == SUB_BLOCK { n_values } else { 0 };
     let memory = shared::<u32>(words(&[s.gate, s.up], t, kept).max(n_values));
-    let work = Work { tile: t, k_split: 1, epilogue: Epilogue::Store, x, batch, control, memory, kept };
+    let (k_split, epilogue) = (1, Epilogue::Store);
+    let work = Work { tile: t, rows: s.rows, k_split, epilogue, x, control, memory, kept };
     let values = if kept > 0 { shared::<f32>(kept) } else { memory.cast::<f32>() };
     let first_tile = block_idx_y() * (SUB_BLOCK / TILE_ROWS);
-    if kept > 0 {
-        let gates = sums_of_tile(&work.job(&s.gate, &[gate], first_tile));
-        put_gates(t, values, &gates);
-        let ups = sums_of_tile(&work.job(&s.up, &[up], first_tile));
-        put_products(s, t, values, &ups);
-    } else {
-        let sums = sums_of_tile(&work.job(&s.gate, &[gate, up], first_tile));
+    let both = [gate, up];
+    let job = work.job(&s.gate, if kept > 0 { &both[..1] } else { &both }, first_tile);
+    for_batch(&work, &job, |batch, early| {
+        let sums = sums_of_tile(&job, batch, early);
         put_gates(t, values, &sums);
+        if kept > 0 {
+            let job = work.job(&s.up, &both[1..], first_tile);
+            let early = send_for_weights(&job);
+            put_products(s, t, values, &sums_of_tile(&job, batch, early));
+        } else {
+            sync_threads();
+            put_products(s, t, values, &sums);
+        }
         sync_threads();
-        put_products(s, t, values, &sums);
-    }
-    sync_threads();
-    let n_active = control.at(0).load();
+        quantize_values(s, &work, values, (quants, meta));
+    });
+}
+
+/// Quantizes the CTA's products, a row a warp.
+#[device]
+fn quantize_values(s: &GemmGateUp, work: &Work, values: Shared<f32>, (quants, meta): (Out<u8>, Out<u32>)) {
+    let t = work.tile;
+    let n_active = work.control.at(0).load();
     for i in unroll(0..t.rows() / t.warps().min(t.rows())) {
         let own = i * t.warps() + warp_id();
         let row = block_idx_x() * t.rows() + own;
