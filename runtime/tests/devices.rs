@@ -106,6 +106,28 @@ const STRAY: &str = "
     st.global.f32 [%q_0], %f_0;
     ret;";
 
+/// values += 1, by way of the last bytes of dynamic shared memory
+const STREAM: &str = "
+    ld.param.u64 %q_0, [values];
+    mov.u32 %w_0, %tid.x;
+    setp.eq.u32 %p_0, %w_0, 0;
+    @%p_0 mbarrier.init.shared.b64 [big], 1;
+    @%p_0 fence.mbarrier_init.release.cluster;
+    bar.sync 0;
+    @%p_0 mbarrier.arrive.expect_tx.shared.b64 %q_1, [big], 128;
+    @%p_0 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [big+65536], [%q_0], 128, [big];
+$WAIT:
+    mbarrier.try_wait.parity.shared.b64 %p_1, [big], 0;
+    @!%p_1 bra $WAIT;
+    mov.u32 %w_1, big;
+    mad.lo.u32 %w_1, %w_0, 4, %w_1;
+    ld.shared.f32 %f_0, [%w_1+65536];
+    add.rn.f32 %f_0, %f_0, 0f3F800000;
+    mul.wide.u32 %q_2, %w_0, 4;
+    add.s64 %q_2, %q_0, %q_2;
+    st.global.f32 [%q_2], %f_0;
+    ret;";
+
 fn kernel(name: &'static str, grid: u32, params: &[(&'static str, Access)], body: &str) -> KernelDesc {
     let declared: Vec<String> = params.iter().map(|(name, _)| format!(".param .u64 {name}")).collect();
     let ptx = format!(
@@ -294,6 +316,27 @@ fn copies_come_back_as_they_went(queue: &Arc<dyn Queue>) {
     }
 }
 
+/// A launch gives its kernel the shared memory that the table says, beyond what a module may declare.
+fn large_shared_memory_is_there(queue: &Arc<dyn Queue>) {
+    if queue.sm().is_some_and(|sm| sm < 90) {
+        println!("skipped: sm_{:?} has no bulk copies", queue.sm());
+        return;
+    }
+    let mut stream = kernel("stream", 1, &[("values", Access::ReadWrite)], STREAM);
+    let declared = stream.ptx.replace(".visible", ".extern .shared .align 128 .b8 big[];\n.visible");
+    (stream.ptx, stream.shared_bytes) = (Cow::Owned(declared), 65_536 + 128);
+    let kernels = queue.load(&[stream]).unwrap();
+    let buf = Buf::new(queue, 128).unwrap();
+    let sent: Vec<u8> = (0..32).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    buf.upload(0, &sent).unwrap();
+    kernels.launch(&[Call { kernel: 0, args: Box::new([buf.addr().0]) }]).unwrap();
+    let mut back = [0; 128];
+    buf.download(0, &mut back).unwrap();
+    let back: Vec<f32> = back.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let want: Vec<f32> = (1..33).map(|i| i as f32).collect();
+    assert_eq!(back, want, "{}", queue.name());
+}
+
 /// A kernel that leaves its buffer is fatal, and every later call says so at once.
 fn a_stray_access_loses_the_device(queue: &Arc<dyn Queue>) -> String {
     let stray = kernel("stray", 1, &[("logits", Access::ReadWrite)], STRAY);
@@ -327,6 +370,7 @@ fn on_the_emulator() {
     let queue = emulator();
     generates_what_the_reference_does(&queue);
     copies_come_back_as_they_went(&queue);
+    large_shared_memory_is_there(&queue);
     rejects_text_that_is_not_ptx(&queue);
     let text = a_stray_access_loses_the_device(&queue);
     for part in ["stray", "ld.global.f32", "thread [0, 0, 0]", "no allocation"] {
@@ -353,6 +397,7 @@ fn on_cuda() {
     println!("{}, sm_{:?}, {:?}", queue.name(), queue.sm(), queue.memory().unwrap());
     generates_what_the_reference_does(&queue);
     copies_come_back_as_they_went(&queue);
+    large_shared_memory_is_there(&queue);
     rejects_text_that_is_not_ptx(&queue);
     let before = queue.memory().unwrap().unwrap().free;
     let error = Buf::new(&queue, 1 << 50).unwrap_err();

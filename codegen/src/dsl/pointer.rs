@@ -288,6 +288,11 @@ impl<T, K: Kind> Ptr<T, K> {
         }
     }
 
+    /// The memory operand that the pointer is.
+    pub(crate) fn memory(self) -> Arg {
+        self.address.mem(K::SPACE)
+    }
+
     pub(crate) fn give_name(&self, name: &str) {
         match self.address.base {
             Base::Value(Operand::Value(id)) => record::with(|r| r.name(id, name)),

@@ -2,7 +2,7 @@
 //!
 //! The invariants of `driver` hold here too.
 
-use std::ffi::{CStr, CString, c_uint, c_void};
+use std::ffi::{CStr, CString, c_int, c_uint, c_void};
 use std::ptr;
 
 use cudarc::driver::sys;
@@ -55,6 +55,8 @@ impl From<Failed> for JitFailure {
 pub(super) struct Shape {
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Shared memory that a launch gives each CTA, bytes.
+    pub dynamic_shared: u32,
 }
 
 impl Function {
@@ -71,6 +73,14 @@ impl Function {
         // SAFETY: the module was loaded above; `entry` ends in NUL; `raw` is a valid place for a function.
         let code = unsafe { sys::cuModuleGetFunction(&raw mut function.raw, module, entry.as_ptr()) };
         check("cuModuleGetFunction", code)?;
+        if shape.dynamic_shared > 0 {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // A size that no device has fails here, in the driver, as one that this device lacks does.
+            let bytes = c_int::try_from(shape.dynamic_shared).unwrap_or(c_int::MAX);
+            // SAFETY: the function was found above and its module is loaded.
+            let code = unsafe { sys::cuFuncSetAttribute(function.raw, attribute, bytes) };
+            check("cuFuncSetAttribute", code)?;
+        }
         Ok(function)
     }
 
@@ -94,7 +104,7 @@ impl Function {
             blockDimX: bx,
             blockDimY: by,
             blockDimZ: bz,
-            sharedMemBytes: 0,
+            sharedMemBytes: self.shape.dynamic_shared,
             hStream: stream.raw(),
             attrs: &raw mut early,
             numAttrs: c_uint::from(self.waits && start == Start::Early),

@@ -7,7 +7,7 @@ use super::driver;
 use crate::queue::QueueError;
 
 /// Every driver function that `driver.rs` calls.
-pub(super) const NEEDED_SYMBOLS: [&str; 37] = [
+pub(super) const NEEDED_SYMBOLS: [&str; 38] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -33,6 +33,7 @@ pub(super) const NEEDED_SYMBOLS: [&str; 37] = [
     "cuModuleLoadDataEx",
     "cuModuleUnload",
     "cuModuleGetFunction",
+    "cuFuncSetAttribute",
     "cuLaunchKernelEx",
     "cuEventCreate",
     "cuEventDestroy_v2",

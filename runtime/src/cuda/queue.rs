@@ -234,7 +234,8 @@ fn compile(device: &Device, kernel: &KernelDesc) -> Result<Function, QueueError>
     };
     let text =
         CString::new(kernel.ptx.as_bytes()).map_err(|_| rejected("its text has a NUL byte".to_owned()))?;
-    let shape = Shape { grid: kernel.grid, block: kernel.block };
+    let shape =
+        Shape { grid: kernel.grid, block: kernel.block, dynamic_shared: kernel.dynamic_shared_bytes() };
     let compiled = Function::new(&text, &kernel.entry, shape).map_err(|jit| {
         let error = jit.failed.on(&device.name);
         match error.class() {
