@@ -1,5 +1,7 @@
 //! When kernels wait for the launches before them: by themselves, where they say so, and what they must not do before.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
+
 use monomorph_codegen::dsl::prelude::*;
 use monomorph_codegen::lower::lower;
 use ptx::{Module, Target};

@@ -96,7 +96,7 @@ impl Writable for OfCta {}
 impl Exchangeable for ReadWrite {}
 impl Exchangeable for OfCta {}
 
-/// Global memory that nobody writes while a model is loaded: weights, tables. Its loads go through the read-only path and
+/// Global memory that no launch of a model's step writes: weights, tables, what the host puts there before a step. Its loads go through the read-only path and
 /// may come before [`wait_for_earlier`](super::intrinsics::wait_for_earlier).
 pub type Fixed<T> = Ptr<T, Lasting>;
 /// Global memory that the kernel only reads; an earlier launch may have written it.

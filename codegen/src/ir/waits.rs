@@ -10,7 +10,7 @@ pub fn is(stmt: &Stmt, which: Mod) -> bool {
 
 /// What is wrong with where a kernel waits, if anything.
 pub fn fault(function: &Function) -> Option<&'static str> {
-    match passes(&function.body, false) {
+    match passes(&function.body) {
         Ok(waited) => {
             // One that never waits does so first of all, by the pass `launch_order`.
             let starts_next = |inst: &Inst| is_kind(inst, Mod::LaunchDependents);
@@ -26,8 +26,8 @@ const NOT_ALL: &str = "wait_for_earlier() or let_next_start() stands where not a
 const TOO_EARLY: &str = "memory that is no `Fixed<T>` is used before wait_for_earlier()";
 
 /// Whether a block's threads have waited at its end. A kernel without any wait may use what it likes: it waits at its start.
-fn passes(block: &Block, waited: bool) -> Result<bool, &'static str> {
-    let mut waited = waited;
+fn passes(block: &Block) -> Result<bool, &'static str> {
+    let mut waited = false;
     let waits = |stmt: &Stmt| any(stmt, &|inst| is_kind(inst, Mod::Wait));
     for (i, stmt) in block.stmts.iter().enumerate() {
         if waited {
@@ -40,7 +40,7 @@ fn passes(block: &Block, waited: bool) -> Result<bool, &'static str> {
         match stmt {
             Stmt::Inst(inst) if is_kind(inst, Mod::Wait) => waited = true,
             Stmt::If(branch) if waits(stmt) => {
-                let arms = [passes(&branch.then, false)?, passes(&branch.otherwise, false)?];
+                let arms = [passes(&branch.then)?, passes(&branch.otherwise)?];
                 match arms {
                     [true, true] => waited = true,
                     _ => return Err(NOT_ALL),

@@ -36,7 +36,7 @@ impl LaneActs for Act {
 /// What a lane has on its way of one super-block.
 #[derive(Clone)]
 enum InFlight {
-    Quants(SubBlock),
+    Quants(Box<SubBlock>),
     Plain(Vec<V<f32>>),
 }
 
@@ -55,14 +55,14 @@ fn send(m: &Matrix, w: Weights, cells: u32) -> InFlight {
         QType::F16 | QType::Bf16 | QType::F32 => InFlight::Plain(plain::weights_of_block(m.qtype, w, cells)),
         QType::Q4K | QType::Q5K => {
             let word = w.scales.at(cells * words(w.step.scales)).load();
-            InFlight::Quants(SubBlock {
+            InFlight::Quants(Box::new(SubBlock {
                 quants: load_quants(m.qtype, w.quants.offset(cells * words(w.step.quants))),
                 high: load_high(m.qtype, w.high.offset(cells * words(w.step.high))),
                 scales: [word, dev(0), dev(0), dev(0)],
                 d: dev(F16(0)),
-            })
+            }))
         }
-        _ => InFlight::Quants(load_sub_block(m.qtype, w, cells)),
+        _ => InFlight::Quants(Box::new(load_sub_block(m.qtype, w, cells))),
     }
 }
 
@@ -98,7 +98,7 @@ fn add(m: &Matrix, came: InFlight, x: ActLane, acc: V<f32>) -> V<f32> {
                 QType::Q4K | QType::Q5K => deal_header(block.scales[0]),
                 _ => block.scales,
             };
-            accumulate_one(m.qtype, SubBlock { scales, ..block }, x, acc)
+            accumulate_one(m.qtype, SubBlock { scales, ..*block }, x, acc)
         }
         InFlight::Plain(weights) => plain::accumulate(&weights, x, acc),
     }

@@ -152,7 +152,7 @@ struct Search {
 pub fn sample_cut(
     s: &SampleCut,
     control: In<u32>,
-    params: In<u32>,
+    params: Fixed<u32>,
     keys: In<u32>,
     best: In<u64>,
     bins: In<u64>,

@@ -93,7 +93,7 @@ fn token_at(s: &Sample, draw: Draw, of_part: V<u64>, partial: Shared<u64>) -> V<
 #[kernel(grid = (1, s.0.rows), block = THREADS)]
 pub fn sample_final(
     s: &SampleFinal,
-    params: In<u32>,
+    params: Fixed<u32>,
     keys: In<u32>,
     best: In<u64>,
     cut: In<u64>,

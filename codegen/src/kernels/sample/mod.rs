@@ -127,7 +127,7 @@ struct Params {
 }
 
 impl Params {
-    fn load(here: Row, params: In<u32>) -> Params {
+    fn load(here: Row, params: Fixed<u32>) -> Params {
         let row = here.of(params, SAMPLING_WORDS);
         let [temperature, min_p, penalty, top_k] = row.at(0u32).load_x4();
         let [p_low, p_high, seed_low, seed_high] = row.at(4u32).load_x4();

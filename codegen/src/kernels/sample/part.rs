@@ -49,7 +49,7 @@ fn penalised_order(logit: V<f32>, recent: V<bool>, penalty: V<f32>) -> V<u32> {
 pub fn sample_part(
     s: &SamplePart,
     control: In<u32>,
-    params: In<u32>,
+    params: Fixed<u32>,
     history: In<u32>,
     logits: In<f32>,
     keys: Out<u32>,
@@ -116,7 +116,7 @@ pub(super) fn greatest_of_row(s: &Sample, here: Row, best: In<u64>, partial: Sha
 pub fn sample_bins(
     s: &SampleBins,
     control: In<u32>,
-    params: In<u32>,
+    params: Fixed<u32>,
     keys: In<u32>,
     best: In<u64>,
     bins: InOut<u64>,
@@ -167,7 +167,7 @@ pub fn sample_bins(
 pub fn sample_weigh(
     s: &SampleWeigh,
     control: In<u32>,
-    params: In<u32>,
+    params: Fixed<u32>,
     keys: In<u32>,
     best: In<u64>,
     cut: In<u64>,
