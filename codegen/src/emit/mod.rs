@@ -77,7 +77,8 @@ pub(crate) fn module_of(
     let variables = module.entries.iter().flat_map(|e| &e.shared);
     let shared = match variables.clone().any(|s| s.storage == Storage::Dynamic) {
         true => kernel.shared_bytes,
-        false => variables.map(|s| s.bytes).sum(),
+        // One behind the other, each at its alignment, as ptxas lays them out.
+        false => variables.fold(0, |end: u32, s| end.next_multiple_of(s.align) + s.bytes),
     };
     let verified = ptx::verify::verify(module)
         .map_err(|e| CodegenError::Verify { kernel: entry.into(), reason: e.to_string() })?;

@@ -6,8 +6,8 @@ use plan::{Slot, quantize_row};
 use super::error::ApiError;
 use super::product;
 use super::raw::{LayerIo, RawLayer, RawMemory, cache_bytes, check_position};
-use super::runner::{LayerRunner, Part};
-use crate::engine::{no_buffer, no_single_step};
+use super::runner::{CONTROL_WORDS, LayerRunner, Part};
+use crate::engine::{Buffers, no_buffer, no_single_step};
 use crate::error::Error;
 use crate::queue::{Buf, DeviceAddr, QueueError};
 
@@ -177,8 +177,8 @@ impl LayerRunner {
         Ok(logits)
     }
 
-    /// The matrix `name` times `x`, f32 `[rows]`: `x` `[cols]` is quantized as kernels do it and multiplied by the
-    /// kernel of the one-row step. Of Q, K and V, which one launch multiplies by, the wanted part.
+    /// The matrix `name` times `x`, f32 `[rows]`: `x` `[cols]` is quantized as kernels do it and multiplied by a kernel of the
+    /// table, with the bits of a step of one row (whose own kernels norm the vector too). Of Q, K and V, which one launch multiplies by, the wanted part.
     ///
     /// ```no_run
     /// # fn example(model: &monomorph_runtime::Model) -> Result<(), monomorph_runtime::Error> {
@@ -195,7 +195,7 @@ impl LayerRunner {
     /// [`LayerRunner::ffn_host`] runs both. When the device fails.
     pub fn gemv_host(&mut self, name: &str, x: &[f32]) -> Result<Vec<f32>, Error> {
         let (model, table) = (&self.model, self.model.table());
-        let step = table.single().ok_or_else(|| no_single_step(table))?;
+        let step = product::step(table).ok_or_else(|| no_single_step(table))?;
         let place = model.weight_place(name).ok_or_else(|| ApiError::NoWeight {
             name: name.to_owned(),
             spec: table.spec.to_string(),
@@ -204,19 +204,27 @@ impl LayerRunner {
         let product = product::find(table, step, place)?;
         let cols = table.weights.get(place).map_or(0, |weight| weight.cols);
         check_len("x", x.len(), u64::from(cols))?;
+        let buffers = match &mut self.products {
+            Some(buffers) => buffers,
+            none => none.insert(Buffers::new(model, step)?),
+        };
         let resolve = |arg| -> Result<DeviceAddr, QueueError> {
             let (kernel, wanted) = (product.launch.kernel, product.launch.args.len());
-            let found = self.buffers.resolve(model, arg).map(DeviceAddr);
+            let found = buffers.resolve(model, arg).map(DeviceAddr);
             found.ok_or(QueueError::Arguments { kernel, found: 0, wanted })
         };
         let (quants, meta) = (resolve(product.quants)?, resolve(product.meta)?);
         let out = resolve(product.out)?.offset(product.before);
+        let (control, _) = buffers.find(Slot::Control).ok_or_else(|| no_buffer(table, Slot::Control))?;
+        let mut one_row = [0u32; CONTROL_WORDS];
+        one_row[0] = 1;
+        model.queue().upload(control, bytemuck::cast_slice(&one_row))?;
         let (blocks, queue) = (quantize_row(x), model.queue());
         queue.upload(quants, &blocks.quant_bytes())?;
         queue.upload(meta, &blocks.meta_bytes())?;
         // Some kernels add to what is there.
         queue.zero(out, product.bytes)?;
-        model.kernels().launch(&[self.buffers.call(model, product.launch)?])?;
+        model.kernels().launch(&[buffers.call(model, product.launch)?])?;
         let mut y = vec![0.0f32; product.bytes as usize / 4];
         queue.download(out, bytemuck::cast_slice_mut(&mut y))?;
         Ok(y)

@@ -1,7 +1,6 @@
-//! Where the one-row step multiplies by a matrix: which launch, where its vector goes in and where the product comes
-//! out.
+//! Where a step multiplies by a matrix: which launch, where its vector goes in and where the product comes out.
 
-use plan::{Access, Arg, Launch, Slot, Step, Table};
+use plan::{Access, Arg, Launch, Slot, Step, StepKind, Table};
 
 use super::error::ApiError;
 
@@ -25,6 +24,13 @@ enum Found<'t> {
     Product(Product<'t>),
     /// Multiplies and stores something else.
     Fused(&'t str),
+}
+
+/// The step whose launches multiply by single matrices: the smallest that decodes several rows. Those of the one-row step do
+/// more than that; the bits are the same.
+pub(super) fn step(table: &Table) -> Option<&Step> {
+    let several = |step: &&Step| step.kind == StepKind::Decode && step.rows > 1;
+    table.steps.iter().filter(several).min_by_key(|step| step.rows).or_else(|| table.single())
 }
 
 /// The launch that multiplies by weight `place` of `table`.

@@ -10,13 +10,15 @@ use crate::model::Model;
 use crate::queue::{Call, DeviceAddr};
 
 /// Words of the control buffer of one row.
-const CONTROL_WORDS: usize = (CONTROL_HEADER + CONTROL_ROW) as usize;
+pub(super) const CONTROL_WORDS: usize = (CONTROL_HEADER + CONTROL_ROW) as usize;
 
 /// Runs single layers of a model, over weights and caches of the caller or over host slices. It has the scratch of a
 /// session and no caches; made by [`Model::layer_runner`].
 pub struct LayerRunner {
     pub(super) model: Model,
     pub(super) buffers: Buffers,
+    /// Scratch of the step whose launches multiply by single matrices; made when it is first needed.
+    pub(super) products: Option<Buffers>,
     layers: Vec<Program>,
     /// Before the first layer: the embedding.
     pub(super) embed: Vec<Call>,
@@ -139,7 +141,8 @@ impl LayerRunner {
         let (embed, head) = (outside(Phase::Body)?, outside(Phase::Head)?);
         let find = |slot| buffers.find(slot).ok_or_else(|| no_buffer(table, slot));
         let (control, kv, hidden) = (find(Slot::Control)?.0, find(Slot::Kv)?, find(Slot::Hidden)?.0);
-        Ok(Self { model: model.clone(), layers, embed, head, control, kv, hidden, buffers })
+        let (model, products) = (model.clone(), None);
+        Ok(Self { model, layers, embed, head, control, kv, hidden, buffers, products })
     }
 
     /// The model whose layers these are.

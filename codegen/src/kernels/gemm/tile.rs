@@ -169,7 +169,7 @@ impl<'a> Wanted<'a> {
 
     /// Whether tensor cores are the better way at all: not for few rows.
     fn is_worth_it(&self) -> bool {
-        self.rows > 4
+        self.rows > 2
     }
 
     /// Fragments of rows of a warp.
