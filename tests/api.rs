@@ -195,7 +195,7 @@ fn host_slices_of_other_lengths_and_products_that_are_not_stored_are_refused() {
     assert_eq!(api(runner.head_host(&[0.0; 257])), slice("hidden", 257, 256));
     for name in ["blk.0.ffn_gate.weight", "blk.0.ffn_up.weight"] {
         let error = api(runner.gemv_host(name, &[0.0; 256]));
-        assert_eq!(error, ApiError::OnlyFused { name: name.into(), kernel: "gate_up_swiglu".into() });
+        assert_eq!(error, ApiError::OnlyFused { name: name.into(), kernel: "gemm_gate_up_swiglu".into() });
     }
     let error = api(runner.gemv_host("blk.0.attn_norm.weight", &[0.0; 256]));
     assert!(matches!(error, ApiError::NotMatrix { rows: 1, cols: 256, .. }), "{error}");

@@ -257,7 +257,8 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(rope(RopeKind::Neox, true)),
         Box::new(RopeAppend { kv: KvType::Q8_0, ..rope(RopeKind::Neox, true) }),
         Box::new(AttendSplit(attend.clone())),
-        Box::new(AttendMerge(attend.clone())),
+        // More stretches than a merge has on their way at once, so that each of its places counts.
+        Box::new(AttendMerge(Attend { n_splits: 20, ..attend.clone() })),
         Box::new(AttendStep { attend, kind: RopeKind::Neox, bias: true, norm_eps: None, score_scale: 0.125 }),
         Box::new(prefill.clone()),
         Box::new(AttendPrefill { head_dim: 80, per_lane: 1, kv: KvType::Q8_0, ..prefill }),
