@@ -70,7 +70,7 @@
 //! * `p.at(i)` is a [`Place`]: `.load()`, `.load_x2()`, `.load_x4()`, `.store(v)`, `.store_x2(..)`, `.store_x4(..)`, `.prefetch_l2()`,
 //!   `.cached(Cache::NoAllocate)`; with [`InOut`] or shared memory also `.load_acquire(scope)`, `.store_release(scope, v)`,
 //!   `.atomic_add(scope, v)`, `.red_add(scope, v)`, `.atomic_cas(..)`. `p.store(i, v)` is `p.at(i).store(v)`.
-//! * [`copy_async`](copy_async) from [`Fixed<T>`](Fixed) to shared memory while the kernel computes, [`barriers`] that say when it has landed.
+//! * [`copy_async`] from [`Fixed<T>`](Fixed) to shared memory while the kernel computes, [`barriers`] that say when it has landed.
 //! * `p.offset(i)` moves a pointer, `p.cast::<U>()` changes its element. Constant parts of indices are free:
 //!   `p.offset(row * n).at(3)` is `[row+12]`. Device indices are 32-bit (or `V<u64>`) and are widened in the address.
 //! * u8 and u16 load as `V<u32>`, i8 and i16 as `V<i32>`, F16 as `V<F16>` (`.to_f32()`); stores take the low bits.
