@@ -7,8 +7,8 @@
 use crate::code::Code;
 use crate::memory::Globals;
 use crate::shared::Shared;
-use crate::trap::{Fault, Trap, TrapKind};
-use crate::warp::{Context, Pause, Warp};
+use crate::trap::{Fault, Trap, TrapKind, Waiting};
+use crate::warp::{Context, Patience, Pause, Warp};
 
 /// Slots a warp runs before others get a turn.
 const SLICE: u64 = 1 << 14;
@@ -37,8 +37,19 @@ pub(crate) struct LaunchInfo<'a> {
 pub(crate) enum Turn {
     /// All threads exited.
     Done,
-    /// A warp seems to wait for another CTA.
+    /// Every warp waits, and one of them for what only another CTA can change.
     Waiting,
+    /// Others should have a turn: a warp has made strong accesses or atomics for a whole slice.
+    Sliced,
+}
+
+/// What a CTA has done that others, or it itself, may go on by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deeds {
+    /// Stores to global memory and atomics that changed it.
+    pub writes: u64,
+    /// Strong loads that found something new.
+    pub found: u64,
 }
 
 /// State of a CTA.
@@ -86,13 +97,20 @@ impl Cta {
         self.warps.iter().map(|warp| warp.steps).sum()
     }
 
-    /// Runs until the CTA is done, or until a warp has polled memory for a whole slice.
+    /// What it has done since the start.
+    pub fn deeds(&self) -> Deeds {
+        let writes = self.warps.iter().map(|warp| warp.writes).sum();
+        Deeds { writes, found: self.warps.iter().map(|warp| warp.seen.found).sum() }
+    }
+
+    /// Runs until the CTA is done, or until none of its warps does anything but wait and poll.
     ///
     /// # Errors
     /// The trap.
-    pub fn run(&mut self, info: &LaunchInfo<'_>) -> Result<Turn, Box<Trap>> {
+    pub fn run(&mut self, info: &LaunchInfo<'_>, patience: Patience) -> Result<Turn, Box<Trap>> {
         loop {
-            let mut polled = false;
+            // Whether a warp used up a slice polling, or without.
+            let (mut polled, mut busy) = (false, false);
             let changes = self.shared.mbarriers.changes();
             for i in 0..self.warps.len() {
                 if !self.pauses[i].may_go_on() {
@@ -108,18 +126,23 @@ impl Cta {
                     grid: info.grid,
                     block: info.block,
                     epoch: self.epoch,
+                    patience,
                 };
                 let warp = &mut self.warps[i];
                 self.pauses[i] = match warp.run(&cx, SLICE) {
                     Ok(pause) => pause,
                     Err(fault) => return Err(self.trap(info, i, *fault)),
                 };
-                polled |= self.pauses[i] == Pause::Slice && self.warps[i].polls > 0;
+                let polls = self.warps[i].polls > 0;
+                polled |= self.pauses[i] == Pause::Slice && polls;
+                busy |= self.pauses[i] == Pause::Slice && !polls;
             }
             if self.pauses.iter().all(|p| *p == Pause::Exit) {
                 return Ok(Turn::Done);
             }
-            if self.pauses.contains(&Pause::Slice) || self.shared.mbarriers.changes() != changes {
+            busy |= self.shared.mbarriers.changes() != changes;
+            let spins = self.pauses.contains(&Pause::Spin);
+            if busy || polled || spins {
                 self.idle_rounds = 0;
             } else {
                 self.wait(info)?;
@@ -130,8 +153,10 @@ impl Cta {
                 let kind = TrapKind::StepLimit { steps, limit: info.step_limit };
                 return Err(self.trap(info, warp, self.fault_of(warp, kind)));
             }
-            if polled {
-                return Ok(Turn::Waiting);
+            match (busy, polled) {
+                (false, true) => return Ok(Turn::Sliced),
+                (false, false) if spins => return Ok(Turn::Waiting),
+                _ => {}
             }
         }
     }
@@ -184,6 +209,20 @@ impl Cta {
             }
         }
         Ok(())
+    }
+
+    /// The trap of a deadlock in which this CTA waits, with the places of its warps that poll.
+    pub fn waits(&self, info: &LaunchInfo<'_>) -> Box<Trap> {
+        let polling = |i: &usize| matches!(self.pauses[*i], Pause::Spin | Pause::Slice);
+        let waiting = (0..self.warps.len()).filter(polling).map(|i| {
+            let (slot, addr, value) = self.warps[i].seen.last().unwrap_or((self.warps[i].last_slot(), 0, 0));
+            let pc = info.code.origin.get(slot).copied().unwrap_or(0);
+            let statement = info.code.text.get(pc as usize).cloned().unwrap_or_default();
+            Waiting { pc, statement, ctas: 1, first: self.position, warp: i as u32, addr, value }
+        });
+        let kind = TrapKind::GridDeadlock { ctas: 0, begun: 0, ended: 0, waiting: waiting.collect() };
+        let warp = (0..self.warps.len()).find(polling).unwrap_or(0);
+        self.trap(info, warp, self.fault_of(warp, kind))
     }
 
     fn trap(&self, info: &LaunchInfo<'_>, warp: usize, fault: Fault) -> Box<Trap> {

@@ -67,6 +67,16 @@ pub enum Error {
         /// Block of the launch.
         block: [u32; 3],
     },
+    /// A cooperative launch of more CTAs than can be resident at once.
+    #[error("entry `{entry}`: a cooperative launch of {ctas} CTAs, of which {limit} can be resident at once")]
+    CooperativeGrid {
+        /// Kernel.
+        entry: String,
+        /// CTAs of the grid.
+        ctas: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// More shared memory than a CTA can have.
     #[error("entry `{entry}`: {bytes} bytes of shared memory, limit {limit}")]
     SharedSize {

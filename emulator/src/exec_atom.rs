@@ -100,6 +100,11 @@ impl Warp {
             }
             let (value, new) = self.atom_operands(op, lane);
             let word = (offset >> 2) as usize;
+            let changes = if bytes == 8 {
+                |op, old, value, new| combine64(op, old, value, new) != old
+            } else {
+                |op, old, value, new| combine32(op, old as u32, value as u32, new as u32) != old as u32
+            };
             let old = if bytes == 8 {
                 let _whole = region.wide_lock();
                 replace64(region, word, |old| combine64(op.op, old, value, new))
@@ -113,6 +118,7 @@ impl Warp {
             if let Some(init) = region.init() {
                 init.mark(offset, bytes);
             }
+            self.writes += u64::from(changes(op.op, old, value, new));
             self.atom_result(op, lane, old);
         }
         Ok(())

@@ -210,6 +210,7 @@ impl Warp {
         if op.strong {
             fence(Ordering::Release);
         }
+        self.writes += 1;
         let base = &self.q[usize::from(op.base)];
         if let Some((region, offsets)) = one_region(cx.globals, base, op, mask) {
             self.store_to(region, op, &offsets, mask);

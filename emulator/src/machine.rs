@@ -8,8 +8,9 @@ use ptx::{Module, Verified};
 use crate::code::Code;
 use crate::decode::decode;
 use crate::error::Error;
+use crate::job::{Job, JobSpec};
 use crate::memory::{Globals, Tracking};
-use crate::pool::{Job, JobSpec, Pool};
+use crate::pool::Pool;
 use crate::trap::Trap;
 
 /// What is checked at run time.
@@ -60,6 +61,10 @@ pub struct LaunchShape {
     pub block: [u32; 3],
     /// Bytes of the dynamic shared variable, behind the static ones.
     pub dynamic_shared: u32,
+    /// Whether the CTAs may wait for one another: all of them are then resident at once, or the launch is refused. Without
+    /// it they begin in order as others end, at most [`Limits::resident_ctas`] at once, and a CTA that waits for one
+    /// that has not begun may wait for ever, as on a device.
+    pub cooperative: bool,
 }
 
 /// What a launch executed.
@@ -230,13 +235,23 @@ impl Machine {
         block: [u32; 3],
         args: &[u64],
     ) -> Result<Outcome, Error> {
-        self.launch_shaped(kernel, entry, LaunchShape { grid, block, dynamic_shared: 0 }, args)
+        self.launch_shaped(
+            kernel,
+            entry,
+            LaunchShape { grid, block, dynamic_shared: 0, cooperative: false },
+            args,
+        )
     }
 
-    /// [`Machine::launch`] with dynamic shared memory.
+    /// [`Machine::launch`] with dynamic shared memory, and of grids whose CTAs wait for one another.
+    ///
+    /// CTAs that wait meet in global memory: one thread adds to a counter (`red.release.gpu`, or `red.relaxed` behind a
+    /// fence) and reads it with a strong load (`ld.acquire.gpu`, `ld.relaxed`, `ld.volatile`) until it has the value that all
+    /// CTAs bring it to. A warp that reads an unchanged value again gives way at once. If every CTA waits so and nothing
+    /// changes any more, the outcome is [`crate::TrapKind::GridDeadlock`], which names where each waits.
     ///
     /// # Errors
-    /// As there, and [`Error::SharedSize`].
+    /// As there, [`Error::SharedSize`], and [`Error::CooperativeGrid`] for more CTAs than [`Limits::resident_ctas`].
     pub fn launch_shaped(
         &self,
         kernel: &Program,
@@ -245,12 +260,16 @@ impl Machine {
         args: &[u64],
     ) -> Result<Outcome, Error> {
         let code = &kernel.entries[entry.find(kernel)?.0 as usize];
-        let LaunchShape { grid, block, dynamic_shared } = shape;
+        let LaunchShape { grid, block, dynamic_shared, cooperative } = shape;
         check_launch(code, grid, block, args)?;
         let shared = u64::from(code.dynamic_start.unwrap_or(code.shared_bytes)) + u64::from(dynamic_shared);
         if shared > MAX_SHARED_BYTES {
             let (entry, limit) = (code.name.clone(), MAX_SHARED_BYTES);
             return Err(Error::SharedSize { entry, bytes: shared, limit });
+        }
+        let (ctas, limit) = (grid.iter().map(|n| u64::from(*n)).product(), self.limits.resident_ctas.max(1));
+        if cooperative && ctas > limit {
+            return Err(Error::CooperativeGrid { entry: code.name.clone(), ctas, limit });
         }
         let job = Arc::new(Job::new(JobSpec {
             code: Arc::clone(code),
@@ -261,7 +280,7 @@ impl Machine {
             dynamic_shared,
             step_limit: self.limits.cta_steps,
             checked: self.config.checks == Checks::Full,
-            resident: self.limits.resident_ctas,
+            resident: limit,
         }));
         self.pool.run(&job);
         if job.lost() > 0 {

@@ -20,6 +20,42 @@ impl fmt::Display for SpaceName {
     }
 }
 
+/// A place where CTAs wait for others: a load that finds the same value again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Index of the load in the entry's body.
+    pub pc: u32,
+    /// Its text.
+    pub statement: String,
+    /// CTAs that wait there, for this address.
+    pub ctas: u64,
+    /// The first of them.
+    pub first: [u32; 3],
+    /// The warp of the first that waits.
+    pub warp: u32,
+    /// The address it reads.
+    pub addr: u64,
+    /// The value it finds.
+    pub value: u64,
+}
+
+impl Waiting {
+    /// One line for all places, for the trap.
+    fn list(places: &[Waiting]) -> String {
+        places.iter().map(|place| format!(" {place};")).collect()
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Waiting { pc, statement, ctas, first, warp, addr, value } = self;
+        write!(
+            f,
+            "{ctas} at statement {pc} `{statement}`, the first cta {first:?} warp {warp}, finding {value} at {addr:#x}"
+        )
+    }
+}
+
 /// Why a launch was stopped. Addresses and sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TrapKind {
@@ -203,10 +239,25 @@ pub enum TrapKind {
         /// Size.
         bytes: u32,
     },
+    /// CTAs wait for each other, and nothing that happens can end that.
+    #[error(
+        "grid deadlock: of {ctas} CTAs {begun} began and {ended} ended, the others wait for what none of them does:{}",
+        Waiting::list(.waiting)
+    )]
+    GridDeadlock {
+        /// CTAs of the grid.
+        ctas: u64,
+        /// CTAs that began.
+        begun: u64,
+        /// CTAs that ended.
+        ended: u64,
+        /// Where the others wait.
+        waiting: Vec<Waiting>,
+    },
     /// The `trap` instruction.
     #[error("the kernel executed trap")]
     Explicit,
-    /// The CTA ran longer than any kernel should: a deadlock between CTAs or an endless loop.
+    /// The CTA ran longer than any kernel should.
     #[error("step limit: the CTA executed {steps} warp-instructions, limit {limit}")]
     StepLimit {
         /// Steps of the CTA.

@@ -9,6 +9,7 @@ use crate::code::{Code, File, Kind, NOWHERE, Place, Slot};
 use crate::lane_ops::with_lane_ops;
 use crate::lanes::{self, ALL, LANES, each, float, map1, map2, map3, write};
 use crate::memory::Globals;
+use crate::poll::Polls;
 use crate::race::When;
 use crate::shared::Shared;
 use crate::trap::{Fault, TrapKind};
@@ -24,6 +25,17 @@ pub(crate) struct Context<'a> {
     pub block: [u32; 3],
     /// `bar.sync`s that the CTA completed.
     pub epoch: u32,
+    /// What a warp does that polls memory in vain.
+    pub patience: Patience,
+}
+
+/// What a warp does that reads an unchanged value again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// It gives way at once.
+    Yield,
+    /// It uses up its slice: it may count its tries.
+    Insist,
 }
 
 /// Why a warp stopped running.
@@ -37,12 +49,14 @@ pub(crate) enum Pause {
     Slice,
     /// It tried a phase of the mbarrier at that address which is not over, and will likely try again.
     Retry(u32),
+    /// It polls global memory, and nothing that it reads has changed since it read it last.
+    Spin,
 }
 
 impl Pause {
     /// Whether the warp has something to do in its next turn.
     pub fn may_go_on(self) -> bool {
-        matches!(self, Pause::Slice | Pause::Retry(_))
+        matches!(self, Pause::Slice | Pause::Retry(_) | Pause::Spin)
     }
 }
 
@@ -80,6 +94,10 @@ pub(crate) struct Warp {
     pub epoch: u32,
     /// Strong accesses and atomics since the last pause: a warp that spins shows them.
     pub polls: u32,
+    /// What its strong loads of global memory found last.
+    pub seen: Polls,
+    /// Stores to global memory and atomics that changed it.
+    pub writes: u64,
     /// Arrivals at mbarriers.
     pub arrivals: u32,
 }
@@ -126,6 +144,8 @@ impl Warp {
             steps: 0,
             epoch: 0,
             polls: 0,
+            seen: Polls::default(),
+            writes: 0,
             arrivals: 0,
         };
         warp.reset();
@@ -142,6 +162,8 @@ impl Warp {
         self.steps = 0;
         self.epoch = 0;
         self.polls = 0;
+        self.seen.clear();
+        self.writes = 0;
         self.arrivals = 0;
     }
 
@@ -308,11 +330,23 @@ impl Warp {
             Kind::Special => self.special(slot, mask, cx),
             Kind::LdParamW | Kind::LdParamQ => self.load_param(slot, mask, cx),
             Kind::Eval => self.eval(&code.evals[x], mask),
-            Kind::LdGlobal => self.load_global(&code.accesses[x], mask, cx)?,
+            Kind::LdGlobal => {
+                let op = &code.accesses[x];
+                self.load_global(op, mask, cx)?;
+                if op.strong && self.spins(&op.into(), mask) && cx.patience == Patience::Yield {
+                    return Ok(Some(Pause::Spin));
+                }
+            }
             Kind::LdShared => self.load_shared(&code.accesses[x], mask, cx)?,
             Kind::StGlobal => self.store_global(&code.accesses[x], mask, cx)?,
             Kind::StShared => self.store_shared(&code.accesses[x], mask, cx)?,
-            Kind::AtomGlobal => self.atom_global(&code.atoms[x], mask, cx)?,
+            Kind::AtomGlobal => {
+                let op = &code.atoms[x];
+                self.atom_global(op, mask, cx)?;
+                if op.to.is_some() && self.spins(&op.into(), mask) && cx.patience == Patience::Yield {
+                    return Ok(Some(Pause::Spin));
+                }
+            }
             Kind::AtomShared => self.atom_shared(&code.atoms[x], mask, cx)?,
             Kind::Shfl => self.shuffle(&code.shuffles[x], mask)?,
             Kind::VoteAny | Kind::VoteAll | Kind::VoteUni | Kind::Ballot => self.vote(slot, mask)?,

@@ -233,7 +233,7 @@ fn dynamic_shared_memory_is_as_large_as_the_launch_says() {
     let machine = machine();
     let program = load(&machine, &text);
     let launch = |dynamic_shared| {
-        let shape = LaunchShape { grid: [3, 1, 1], block: [1, 1, 1], dynamic_shared };
+        let shape = LaunchShape { grid: [3, 1, 1], block: [1, 1, 1], dynamic_shared, cooperative: false };
         machine.launch_shaped(&program, "k", shape, &[])
     };
     assert!(matches!(launch(65_540).unwrap(), Outcome::Done(_)));

@@ -148,6 +148,7 @@ fn kernel(name: &'static str, grid: u32, params: &[(&'static str, Access)], body
         grid: [grid, 1, 1],
         block: [32, 1, 1],
         shared_bytes: 0,
+        cooperative: false,
         params: Cow::Owned(params.iter().map(param).collect()),
         bytes: 0,
         macs: 0,

@@ -103,6 +103,10 @@ impl<T: Elem<Loaded = T> + Int, K: Exchangeable> Place<T, K> {
         let mods = [order.modifier(), scope.modifier(), rmw.modifier()];
         self.reduce(&mods, rmw.ty(T::TY), value.into_v());
     }
+    /// Adds; earlier accesses of this thread, and of those it has synchronised with, come before it.
+    pub fn release_add(self, scope: Scope, value: impl IntoV<T>) {
+        self.red(Rmw::Add, Ordering::Release, scope, value);
+    }
     /// Adds, relaxed.
     pub fn red_add(self, scope: Scope, value: impl IntoV<T>) {
         self.red(Rmw::Add, Ordering::Relaxed, scope, value);

@@ -42,6 +42,8 @@ pub struct Kernel {
     pub min_ctas: Option<u32>,
     /// Shared memory, in bytes: static up to 48 KiB, beyond that all of it dynamic.
     pub shared_bytes: u32,
+    /// Whether the CTAs wait for one another: a launch must have all of them resident at once.
+    pub cooperative: bool,
     /// The body.
     pub ir: ir::Function,
 }

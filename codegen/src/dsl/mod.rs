@@ -69,8 +69,9 @@
 //!   [`wait_for_earlier`]: what it loads through [`Fixed<T>`](Fixed) before is on its way meanwhile.
 //! * `p.at(i)` is a [`Place`]: `.load()`, `.load_x2()`, `.load_x4()`, `.store(v)`, `.store_x2(..)`, `.store_x4(..)`, `.prefetch_l2()`,
 //!   `.cached(Cache::NoAllocate)`; with [`InOut`] or shared memory also `.load_acquire(scope)`, `.store_release(scope, v)`,
-//!   `.atomic_add(scope, v)`, `.red_add(scope, v)`, `.atomic_cas(..)`. `p.store(i, v)` is `p.at(i).store(v)`.
+//!   `.atomic_add(scope, v)`, `.red_add(scope, v)`, `.release_add(scope, v)`, `.atomic_cas(..)`. `p.store(i, v)` is `p.at(i).store(v)`.
 //! * [`copy_async`] from [`Fixed<T>`](Fixed) to shared memory while the kernel computes, [`barriers`] that say when it has landed.
+//! * [`sync_grid`]: a barrier of all CTAs, for kernels that are launched with all of them resident.
 //! * `p.offset(i)` moves a pointer, `p.cast::<U>()` changes its element. Constant parts of indices are free:
 //!   `p.offset(row * n).at(3)` is `[row+12]`. Device indices are 32-bit (or `V<u64>`) and are widened in the address.
 //! * u8 and u16 load as `V<u32>`, i8 and i16 as `V<i32>`, F16 as `V<F16>` (`.to_f32()`); stores take the low bits.
@@ -86,6 +87,7 @@ mod carry;
 mod collective;
 mod compare;
 mod convert;
+mod grid;
 mod intrinsics;
 mod kernel;
 mod loops;
@@ -100,6 +102,7 @@ pub use atomic::{Ordering, Rmw};
 pub use carry::{Carry, Merge};
 pub use collective::{block_max, block_sum, max_lanes, sum_lanes, warp_max, warp_sum};
 pub use compare::BuildTime;
+pub use grid::{cooperative, sync_grid};
 pub use intrinsics::*;
 pub use kernel::{Access, BuildError, BuildFault, Kernel, ParamInfo};
 pub use math::{exp, sigmoid, silu};

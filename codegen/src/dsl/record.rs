@@ -22,6 +22,7 @@ pub(crate) struct Recorder {
     grid: [u32; 3],
     block: [u32; 3],
     min_ctas: Option<u32>,
+    pub(crate) cooperative: bool,
     params: Vec<ParamInfo>,
     pub(crate) function: Function,
     /// Blocks being recorded, innermost last.
@@ -69,6 +70,7 @@ pub fn begin(head: Head<'_>) -> Result<Recording, BuildError> {
         grid: head.grid,
         block: head.block,
         min_ctas: head.min_ctas,
+        cooperative: false,
         params: Vec::new(),
         function: Function::default(),
         open: vec![Vec::new()],
@@ -112,6 +114,7 @@ impl Recording {
             block: recorder.block,
             min_ctas: recorder.min_ctas,
             shared_bytes: shared as u32,
+            cooperative: recorder.cooperative,
             ir: recorder.function,
         })
     }

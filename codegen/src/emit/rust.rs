@@ -161,7 +161,7 @@ fn kernel(k: &KernelDesc) -> String {
     format!(
         "plan::KernelDesc {{ entry: Cow::Borrowed({:?}), name: Cow::Borrowed({:?}), constants: Cow::Borrowed({:?}), \
          ptx: Cow::Borrowed(include_str!(\"{}.ptx\")), grid: {:?}, block: {:?}, shared_bytes: {}, \
-         params: Cow::Borrowed(&[{}]), bytes: {}, macs: {} }}",
+         cooperative: {}, params: Cow::Borrowed(&[{}]), bytes: {}, macs: {} }}",
         k.entry,
         k.name,
         k.constants,
@@ -169,6 +169,7 @@ fn kernel(k: &KernelDesc) -> String {
         k.grid,
         k.block,
         k.shared_bytes,
+        k.cooperative,
         params.join(", "),
         k.bytes,
         k.macs

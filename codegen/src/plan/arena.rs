@@ -75,6 +75,7 @@ mod tests {
             grid: [1; 3],
             block: [32, 1, 1],
             shared_bytes: 0,
+            cooperative: false,
             params: params.collect::<Vec<_>>().into(),
             bytes: 0,
             macs: 0,

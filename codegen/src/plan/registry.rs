@@ -96,6 +96,7 @@ fn compile(
         grid: kernel.grid,
         block: kernel.block,
         shared_bytes,
+        cooperative: kernel.cooperative,
         params: params.collect::<Vec<_>>().into(),
         bytes: cost.bytes,
         macs: cost.macs,

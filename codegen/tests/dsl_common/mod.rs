@@ -66,7 +66,12 @@ pub fn run(kernel: Result<Kernel, BuildError>, buffers: &[Buf]) -> Vec<u32> {
         args.push(addr);
     }
     let dynamic_shared = if kernel.shared_bytes > 48 * 1024 { kernel.shared_bytes } else { 0 };
-    let shape = LaunchShape { grid: kernel.grid, block: kernel.block, dynamic_shared };
+    let shape = LaunchShape {
+        grid: kernel.grid,
+        block: kernel.block,
+        dynamic_shared,
+        cooperative: kernel.cooperative,
+    };
     match machine.launch_shaped(&program, kernel.name.as_str(), shape, &args).unwrap() {
         Outcome::Done(_) => {}
         Outcome::Trap(trap) => panic!("{trap:?}\n{}", ptx::print(&verified)),

@@ -159,7 +159,8 @@ impl Loaded {
         let id = program.entry(&kernel.entry);
         let id = id.ok_or_else(|| rejected("its text has no entry of this name".to_owned()))?;
         let (grid, block, n_params) = (kernel.grid, kernel.block, kernel.params.len());
-        let shape = LaunchShape { grid, block, dynamic_shared: kernel.dynamic_shared_bytes() };
+        let (dynamic_shared, cooperative) = (kernel.dynamic_shared_bytes(), kernel.cooperative);
+        let shape = LaunchShape { grid, block, dynamic_shared, cooperative };
         Ok(Self { entry: kernel.entry.to_string(), program, id, shape, n_params })
     }
 }

@@ -340,6 +340,7 @@ pub fn kernel(name: &'static str, params: &[(&'static str, Access)]) -> KernelDe
         grid: [1, 1, 1],
         block: [32, 1, 1],
         shared_bytes: 0,
+        cooperative: false,
         params: Cow::Owned(params.iter().map(param).collect()),
         bytes: 0,
         macs: 0,
