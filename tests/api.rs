@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
-use std::sync::Arc;
+#[path = "support/device.rs"]
+mod device;
 
 use codegen::layout::{Matrix, quantize_row};
 use monomorph::plan::{Slot, WeightDesc};
-use monomorph::runtime::queue::{Buf, EmulatorOptions, EmulatorQueue, Queue};
+use monomorph::runtime::queue::Buf;
 use monomorph::runtime::synth::SynthSource;
 use monomorph::runtime::{
     ApiError, Error, HostCaches, LayerIo, LoadOptions, Model, RawLayer, RawMemory, RawTensor, Session,
@@ -18,10 +19,8 @@ const TOKENS: [u32; 3] = [5, 900, 31];
 
 fn model() -> Model {
     let plan = codegen::plan::build(&specs::find("tiny").unwrap(), golden::device(90).unwrap()).unwrap();
-    let queue: Arc<dyn Queue> =
-        Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 0, checks: emulator::Checks::Fast }));
     let options = LoadOptions { context: Some(16), ..LoadOptions::default() };
-    Model::load(&queue, &plan.table, &SynthSource::new(SEED), &options).unwrap()
+    Model::load(&device::queue(), &plan.table, &SynthSource::new(SEED), &options).unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -2,30 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
-use std::sync::Arc;
+#[path = "support/device.rs"]
+mod device;
 
-use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
+use codegen::ModelSpec;
 use monomorph::runtime::synth::SynthSource;
-use monomorph::runtime::{
-    Batch, BatchRow, CancelToken, DeviceOptions, Error, GenerateOptions, LoadOptions, Model, Session,
-    open_device,
-};
+use monomorph::runtime::{Batch, BatchRow, CancelToken, Error, GenerateOptions, LoadOptions, Model, Session};
 use monomorph::{golden, specs};
 
-/// The emulator, or the device that MONOMORPH_TEST_DEVICE names: the same tests hold on both.
-fn queue() -> Arc<dyn Queue> {
-    match std::env::var("MONOMORPH_TEST_DEVICE") {
-        Ok(name) => open_device(name.parse().unwrap(), &DeviceOptions::default()).unwrap().queue,
-        Err(_) => {
-            Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 0, checks: emulator::Checks::Fast }))
-        }
-    }
+fn model() -> Model {
+    model_of(&specs::find("tiny").unwrap())
 }
 
-fn model() -> Model {
-    let plan = codegen::plan::build(&specs::find("tiny").unwrap(), golden::device(90).unwrap()).unwrap();
+fn model_of(spec: &ModelSpec) -> Model {
+    let plan = codegen::plan::build(spec, golden::device(90).unwrap()).unwrap();
     let options = LoadOptions { context: Some(96), ..LoadOptions::default() };
-    Model::load(&queue(), &plan.table, &SynthSource::new(1), &options).unwrap()
+    Model::load(&device::queue(), &plan.table, &SynthSource::new(1), &options).unwrap()
 }
 
 fn bits_of_session(session: &Session) -> Vec<u32> {
@@ -98,6 +90,36 @@ fn a_row_has_the_bits_of_the_row_alone_and_finished_rows_drop_out() {
             assert_eq!(tokens[*i], *token, "step {step}: token of session {i}");
         }
     }
+}
+
+/// Rows that no shipped spec has: odd ones, more than 32, a step of prefill that is smaller than the prompt.
+#[test]
+fn steps_of_other_rows_have_the_bits_of_the_row_alone() {
+    let mut spec = specs::find("tiny").unwrap();
+    spec.dims.n_layers = 2;
+    (spec.steps.decode, spec.steps.prefill) = (vec![1, 3, 7, 40], vec![5]);
+    let model = model_of(&spec);
+    assert_eq!((model.prefill_rows(), model.batch(41).is_err()), (Some(5), true));
+    for n in [2, 3, 6, 37] {
+        let wanted = alone(&model, n, 1);
+        let mut sessions = started(&model, n);
+        let tokens: Vec<[u32; 1]> = sessions.iter().map(|s| [s.chosen().unwrap()]).collect();
+        let mut batch = model.batch(n as u32).unwrap();
+        let mut rows: Vec<BatchRow<'_>> =
+            sessions.iter_mut().zip(&tokens).map(|(session, tokens)| BatchRow { session, tokens }).collect();
+        batch.step(&mut rows).unwrap();
+        for (row, steps) in wanted.iter().enumerate() {
+            assert!(bits_of_row(&batch, &model, row) == steps[0].0, "row {row} of {n}");
+        }
+    }
+    // Without a step of prefill, a prompt goes token by token.
+    spec.steps.prefill = vec![];
+    let without = model_of(&spec);
+    assert_eq!(without.prefill_rows(), None);
+    let [mut a, mut b] = [&without, &model].map(|model| model.session().unwrap());
+    a.prefill(&prompt(4), &CancelToken::new()).unwrap();
+    prompt(4).iter().for_each(|token| b.step_with_head(*token).unwrap());
+    assert!(bits_of_session(&a) == bits_of_session(&b));
 }
 
 #[test]

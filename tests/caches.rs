@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
-use std::sync::Arc;
+#[path = "support/device.rs"]
+mod device;
 
 use codegen::spec::LayerTypes;
 use codegen::{Device, ModelSpec};
-use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
 use monomorph::runtime::synth::SynthSource;
 use monomorph::runtime::{CancelToken, LoadOptions, Model, Session};
 use monomorph::specs;
@@ -28,10 +28,8 @@ fn spec() -> ModelSpec {
 
 fn load(spec: &ModelSpec) -> Model {
     let plan = codegen::plan::build(spec, Device::from_sm(90).unwrap()).unwrap();
-    let queue: Arc<dyn Queue> =
-        Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 0, checks: emulator::Checks::Fast }));
     let options = LoadOptions { context: Some(CONTEXT), ..LoadOptions::default() };
-    Model::load(&queue, &plan.table, &SynthSource::new(1), &options).unwrap()
+    Model::load(&device::queue(), &plan.table, &SynthSource::new(1), &options).unwrap()
 }
 
 fn tokens() -> Vec<u32> {

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
-use std::sync::{Arc, LazyLock};
+#[path = "support/device.rs"]
+mod device;
+
+use std::sync::LazyLock;
 
 use monomorph::plan::HISTORY;
 use monomorph::plan::sampling::PENALTY_WINDOW;
-use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
 use monomorph::runtime::sampling::{Sampler, SamplingConfig};
 use monomorph::runtime::synth::SynthSource;
 use monomorph::runtime::{
@@ -16,10 +18,8 @@ use monomorph::{golden, specs};
 
 static MODEL: LazyLock<Model> = LazyLock::new(|| {
     let plan = codegen::plan::build(&specs::find("tiny").unwrap(), golden::device(90).unwrap()).unwrap();
-    let queue: Arc<dyn Queue> =
-        Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 0, checks: emulator::Checks::Fast }));
     let options = LoadOptions { context: Some(192), ..LoadOptions::default() };
-    Model::load(&queue, &plan.table, &SynthSource::new(1), &options).unwrap()
+    Model::load(&device::queue(), &plan.table, &SynthSource::new(1), &options).unwrap()
 });
 
 fn configs() -> Vec<SamplingConfig> {

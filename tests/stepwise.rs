@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed case ends the test")]
 
+#[path = "support/device.rs"]
+mod device;
+
 use std::sync::Arc;
 
 use monomorph::parity::{self, ParityError};
 use monomorph::plan::{Phase, Slot, Table};
-use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
+use monomorph::runtime::queue::Queue;
 use monomorph::runtime::synth::SynthSource;
 use monomorph::runtime::{LoadOptions, Model};
 use monomorph::{compiled_table, stepwise};
@@ -23,9 +26,17 @@ fn n_greedy() -> usize {
 }
 
 fn model(seed: u64) -> Model {
-    let queue: Arc<dyn Queue> = Arc::new(EmulatorQueue::new(EmulatorOptions::default()));
+    model_on(&device::queue(), seed)
+}
+
+/// What the others are held against.
+fn emulated(seed: u64) -> Model {
+    model_on(&device::emulator(), seed)
+}
+
+fn model_on(queue: &Arc<dyn Queue>, seed: u64) -> Model {
     let options = LoadOptions { context: Some(16), ..LoadOptions::default() };
-    Model::load(&queue, table(), &SynthSource::new(seed), &options).unwrap()
+    Model::load(queue, table(), &SynthSource::new(seed), &options).unwrap()
 }
 
 #[test]
@@ -94,7 +105,7 @@ fn each_launch_shows_what_it_wrote_and_caches_their_row() {
 
 #[test]
 fn other_weights_are_found_at_the_first_launch() {
-    let (one, same, other) = (model(1), model(1), model(2));
+    let (one, same, other) = (model(1), emulated(1), emulated(2));
     let (mut a, mut b, mut c) = (one.session().unwrap(), same.session().unwrap(), other.session().unwrap());
     let mut device = a.walk(TOKENS[0]).unwrap();
     let mut reference = b.walk(TOKENS[0]).unwrap();
@@ -115,7 +126,7 @@ fn other_weights_are_found_at_the_first_launch() {
 
 #[test]
 fn parity_holds_for_equal_weights_and_names_the_logit_for_others() {
-    let (one, same, other) = (model(1), model(1), model(2));
+    let (one, same, other) = (model(1), emulated(1), emulated(2));
     parity::check(&one, &same, &TOKENS).unwrap();
     assert!(matches!(parity::check(&one, &same, &[]), Err(ParityError::NoTokens)));
     let error = parity::check(&one, &other, &TOKENS).unwrap_err();

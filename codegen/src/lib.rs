@@ -4,7 +4,7 @@
 //! ModelSpec ─► plan::build ─► kernels (DSL) ─► ir ─► pass ─► lower ─► Verified<ptx::Module> ─► emit: PTX, table, lock
 //! ```
 //!
-//! Everything is a pure function of the spec, the device and this crate's version: equal inputs give equal bytes.
+//! Everything is a pure function of the spec, the device and this crate's sources: equal inputs give equal bytes.
 //! Nothing here reads or writes files, knows devices at run time, or depends on the environment.
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,10 @@ pub mod spec;
 
 pub use hash::fnv1a64;
 pub use spec::{Device, ModelSpec, SpecError};
+
+/// 16 hexadecimal digits over the sources of this crate and of those that it makes kernels with: two builds of equal
+/// fingerprints make equal kernels of equal specs.
+pub const FINGERPRINT: &str = env!("MONOMORPH_GENERATOR");
 
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]

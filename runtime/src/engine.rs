@@ -49,6 +49,23 @@ impl Caches {
         Ok(())
     }
 
+    /// Fills what each cache has of the first `positions`. Waits for what runs on them.
+    pub(crate) fn fill(
+        &self,
+        model: &Model,
+        positions: u32,
+        fill: &mut dyn FnMut(Slot, &mut [u8]),
+    ) -> Result<(), Error> {
+        model.queue().synchronize()?;
+        let mut bytes = Vec::new();
+        for (desc, (slot, buf)) in model.table().caches.iter().zip(&self.bufs) {
+            bytes.resize((desc.bytes + desc.bytes_per_pos * u64::from(positions)) as usize, 0);
+            fill(*slot, &mut bytes);
+            buf.upload(0, &bytes)?;
+        }
+        Ok(())
+    }
+
     fn find(&self, slot: Slot) -> Option<&Buf> {
         self.bufs.iter().find(|(of, _)| *of == slot).map(|(_, buf)| buf)
     }

@@ -9,7 +9,7 @@
 //! [`TextModel`] is the short way, from a file to a stream of text.
 //!
 //! The runtime executes a [`plan::Table`] and knows nothing of how it was made: it resolves every argument to an
-//! address once and then walks over launches. No public call panics, prints, exits or reads the environment. Errors
+//! address once and then walks over launches. With feature `jit`, `jit::specialise` makes such a table at load. No public call panics, prints, exits or reads the environment. Errors
 //! have three classes, see [`Error::class`].
 #![deny(unsafe_code)]
 
@@ -23,6 +23,8 @@ mod device;
 mod engine;
 mod error;
 pub mod gguf;
+#[cfg(feature = "jit")]
+pub mod jit;
 mod memory;
 mod model;
 pub mod queue;

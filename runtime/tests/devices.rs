@@ -266,9 +266,10 @@ fn emulator() -> Arc<dyn Queue> {
     Arc::new(EmulatorQueue::new(EmulatorOptions { threads: 2, checks: emulator::Checks::Full }))
 }
 
-/// The first CUDA device; `None`, and a line that says so, when there is none.
+/// The CUDA device that MONOMORPH_TEST_DEVICE names, or the first; `None`, and a line that says so, when there is none.
 fn cuda() -> Option<Arc<dyn Queue>> {
-    match open_device(DeviceChoice::Cuda(0), &DeviceOptions::default()) {
+    let choice = std::env::var("MONOMORPH_TEST_DEVICE").map(|name| name.parse().unwrap());
+    match open_device(choice.unwrap_or(DeviceChoice::Cuda(0)), &DeviceOptions::default()) {
         Ok(opened) => Some(opened.queue),
         Err(error) => {
             assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, and {error}");

@@ -1,16 +1,16 @@
 //! Which model to run: a GGUF file, the built-in model, or a spec with seeded random weights. Every verb that runs one gets it from here:
 //! the table of its kernels, its weights, its tokenizer.
 
-use std::collections::BTreeMap;
+use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use codegen::spec::header::{Header, TensorHeader};
-use codegen::{Device, ModelSpec};
+use codegen::ModelSpec;
 use monomorph::plan::{ActType, Table};
-use monomorph::runtime::gguf::{Gguf, Value};
+use monomorph::runtime::gguf::Gguf;
+use monomorph::runtime::jit::{self, CacheUse, EntryError, KernelCache, Specialised};
 use monomorph::runtime::queue::Queue;
 use monomorph::runtime::synth::SynthSource;
 use monomorph::runtime::tokenizer::Tokenizer;
@@ -37,7 +37,8 @@ pub struct ModelArgs {
     /// A spec, with seeded random weights: the shapes of its model without the file
     #[arg(long, value_name = "NAME")]
     pub spec: Option<String>,
-    /// Specialise kernels when loading if none for this model are compiled in
+    /// Specialise kernels when loading if none for this model are compiled in; they are kept for the next time (`doctor`
+    /// shows where; MONOMORPH_CACHE names another folder, or is `off`)
     #[arg(long)]
     pub jit: bool,
     /// What matrices are multiplied by: int8 blocks or f32, which is exact and slower; with a file it needs --jit, unless
@@ -243,44 +244,35 @@ pub fn file_tokenizer(gguf: &Gguf, table: &Table) -> Result<Tokenizer> {
 
 /// The spec that a file's kernels must be specialised to, named after the file.
 pub fn spec_of(gguf: &Gguf, path: &Path) -> Result<ModelSpec> {
-    let file = path.display().to_string();
-    let architecture = gguf.get_str("general.architecture").with_context(|| file.clone())?.to_owned();
-    let numbers = gguf.entries().filter_map(|(key, value)| Some((key.to_owned(), number(&value)?)));
-    let tensors = gguf.tensors().map(|tensor| {
-        let ty = tensor.ggml_type();
-        let header = TensorHeader {
-            type_id: ty.id(),
-            type_name: ty.name().to_lowercase(),
-            dims: tensor.dims().to_vec(),
-        };
-        (tensor.name().to_owned(), header)
-    });
-    let header = Header {
-        numbers: numbers.collect::<BTreeMap<_, _>>(),
-        tensors: tensors.collect::<BTreeMap<_, _>>(),
-        file,
-        architecture,
-    };
     let name =
         path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
-    Ok(ModelSpec::from_header(&name, &header)?)
+    Ok(jit::spec_of(gguf, &name, &path.display().to_string())?)
 }
 
-fn number(value: &Value<'_>) -> Option<f64> {
-    match value {
-        Value::F32(v) => Some(f64::from(*v)),
-        Value::F64(v) => Some(*v),
-        other => other.as_integer().map(|v| v as f64),
-    }
+/// Where this user's made kernels are kept, unless that is turned off.
+pub fn kernel_cache() -> Option<KernelCache> {
+    KernelCache::from_variables(|name| env::var_os(name))
 }
 
-/// Makes the table of a spec now, for the newest target that a device of `sm` runs.
+/// The table of a spec that is not compiled in, for the newest target that a device of `sm` runs: of kernels that were
+/// kept from last time, or made now.
 pub fn specialise(spec: &ModelSpec, sm: u32) -> Result<Table> {
-    let device = Device::ALL.into_iter().filter(|device| device.sm <= sm).max_by_key(|device| device.sm);
-    let device = device.with_context(|| format!("no kernels are emitted for sm_{sm}"))?;
-    note(&format!("kernels: spec {} is not compiled in for sm_{sm}; specialising now", spec.name));
     let clock = Clock::start(&format!("specialising {}", spec.name));
-    let plan = codegen::plan::build(spec, device)?;
+    let Specialised { table, cache } = jit::specialise(spec, sm, kernel_cache().as_ref())?;
     drop(clock);
-    Ok(plan.table)
+    let kernels = format!("kernels: spec {} is not compiled in for sm_{sm}", spec.name);
+    note(&match cache {
+        CacheUse::Off => format!("{kernels}; specialised now"),
+        CacheUse::Hit { file } => format!("{kernels}; taken from {}", file.display()),
+        CacheUse::Made { file, not_kept: Some(error), .. } => {
+            format!("{kernels}; specialised now, and not kept as {}: {error}", file.display())
+        }
+        CacheUse::Made { file, refused: None | Some(EntryError::Absent), .. } => {
+            format!("{kernels}; specialised now, kept as {}", file.display())
+        }
+        CacheUse::Made { file, refused: Some(why), .. } => {
+            format!("{kernels}; specialised now, in place of {}: {why}", file.display())
+        }
+    });
+    Ok(table)
 }

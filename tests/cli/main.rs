@@ -12,6 +12,7 @@ mod emit;
 mod end_to_end;
 mod explain;
 mod fixture;
+mod jit;
 mod manual;
 mod progress;
 mod quantize;
@@ -55,6 +56,8 @@ impl Ran {
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_monomorph"));
     command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    // A test leaves nothing behind where its user keeps kernels.
+    command.env("MONOMORPH_CACHE", "off");
     command
 }
 

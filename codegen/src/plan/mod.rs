@@ -22,6 +22,8 @@ pub struct Plan {
     pub table: Table,
     /// The operation of each kernel, in the order of [`Table::kernels`].
     pub operations: Vec<Box<dyn Operation + Send + Sync>>,
+    /// How many of the kernels were built; the others were known before.
+    pub n_built: usize,
 }
 
 /// Specialises every kernel of a spec to a device and lays out the launches of a step.
@@ -31,15 +33,26 @@ pub struct Plan {
 /// # Errors
 /// [`CodegenError`] when the spec is refused or a kernel does not build or verify (which would be a defect of codegen).
 pub fn build(spec: &ModelSpec, device: Device) -> Result<Plan, CodegenError> {
+    build_knowing(spec, device, vec![])
+}
+
+/// As [`build`], with the kernels of an earlier plan of the same spec, device and generator ([`crate::FINGERPRINT`]), which
+/// take the time: those of `known` that the plan needs are taken as they are, the others are built.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_knowing(spec: &ModelSpec, device: Device, known: Vec<KernelDesc>) -> Result<Plan, CodegenError> {
     spec.check()?;
     let mut planner = Planner {
         spec,
         device,
-        registry: Registry::new(Heading::new(spec, device), device),
+        registry: Registry::new(Heading::new(spec, device), device, known),
         weights: vec![],
     };
     planner.add_weights()?;
-    let steps = STEPS.iter().map(|(kind, rows)| step::plan(&mut planner, *kind, *rows));
+    let of = |kind, rows: &[u32]| rows.iter().map(move |rows| (kind, *rows)).collect::<Vec<_>>();
+    let steps = [of(StepKind::Decode, &spec.steps.decode), of(StepKind::Prefill, &spec.steps.prefill)];
+    let steps = steps.concat().into_iter().map(|(kind, rows)| step::plan(&mut planner, kind, rows));
     let steps = steps.collect::<Result<Vec<Step>, CodegenError>>()?;
     Ok(planner.finish(steps))
 }
@@ -58,18 +71,6 @@ struct Planner<'a> {
     registry: Registry,
     weights: Vec<WeightDesc>,
 }
-
-/// The steps of every plan.
-const STEPS: &[(StepKind, u32)] = &[
-    (StepKind::Decode, 1),
-    (StepKind::Decode, 2),
-    (StepKind::Decode, 4),
-    (StepKind::Decode, 8),
-    (StepKind::Decode, 16),
-    (StepKind::Decode, 32),
-    (StepKind::Prefill, 32),
-    (StepKind::Prefill, 256),
-];
 
 impl Planner<'_> {
     fn matrix(&self, role: Role, layer: u32) -> Matrix {
@@ -108,6 +109,7 @@ impl Planner<'_> {
     fn finish(self, steps: Vec<Step>) -> Plan {
         let caches = self.caches();
         let Planner { spec, device, registry, weights } = self;
+        let n_built = registry.n_built();
         let (kernels, operations) = registry.finish();
         let table = Table {
             spec: spec.name.clone().into(),
@@ -119,6 +121,6 @@ impl Planner<'_> {
             caches: caches.into(),
             steps: steps.into(),
         };
-        Plan { table, operations }
+        Plan { table, operations, n_built }
     }
 }

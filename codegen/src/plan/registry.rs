@@ -15,16 +15,27 @@ pub(super) struct Registry {
     heading: Heading,
     device: Device,
     by_entry: BTreeMap<String, u32>,
+    /// Kernels that need not be built, by symbol.
+    known: BTreeMap<String, KernelDesc>,
     kernels: Vec<KernelDesc>,
     operations: Vec<BoxedOperation>,
+    n_built: usize,
 }
 
 impl Registry {
-    pub(super) fn new(heading: Heading, device: Device) -> Registry {
-        Registry { heading, device, by_entry: BTreeMap::new(), kernels: Vec::new(), operations: Vec::new() }
+    pub(super) fn new(heading: Heading, device: Device, known: Vec<KernelDesc>) -> Registry {
+        Registry {
+            heading,
+            device,
+            by_entry: BTreeMap::new(),
+            known: known.into_iter().map(|kernel| (kernel.entry.to_string(), kernel)).collect(),
+            kernels: Vec::new(),
+            operations: Vec::new(),
+            n_built: 0,
+        }
     }
 
-    /// The index of this operation's kernel; builds it when it is new.
+    /// The index of this operation's kernel; builds it when it is new and not known.
     pub(super) fn add<O>(&mut self, operation: O) -> Result<u32, CodegenError>
     where
         O: Operation + Send + Sync + 'static,
@@ -33,7 +44,17 @@ impl Registry {
         if let Some(index) = self.by_entry.get(&entry) {
             return Ok(*index);
         }
-        let desc = compile(&operation, &entry, (&self.heading, self.device))?;
+        let known = self.known.remove(&entry).filter(|known| {
+            // Symbols are short hashes: what the kernel says of itself must be the same.
+            known.name == operation.name() && known.constants == operation.constants()
+        });
+        let desc = match known {
+            Some(desc) => desc,
+            None => {
+                self.n_built += 1;
+                compile(&operation, &entry, (&self.heading, self.device))?
+            }
+        };
         let index = self.kernels.len() as u32;
         self.by_entry.insert(entry, index);
         self.kernels.push(desc);
@@ -53,6 +74,11 @@ impl Registry {
     /// The kernels so far.
     pub(super) fn kernels(&self) -> &[KernelDesc] {
         &self.kernels
+    }
+
+    /// How many of them were built here.
+    pub(super) fn n_built(&self) -> usize {
+        self.n_built
     }
 
     pub(super) fn finish(self) -> (Vec<KernelDesc>, Vec<BoxedOperation>) {

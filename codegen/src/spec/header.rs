@@ -3,7 +3,7 @@
 //! Codegen does not read files: the caller hands over the metadata numbers and the tensor list.
 
 use super::architecture::{self, Architecture};
-use super::{LayerTypes, ModelSpec, SpecError, TensorTypes, list_names};
+use super::{LayerTypes, ModelSpec, SpecError, StepRows, TensorTypes, list_names};
 use ::plan::{Dims, QType, Role, Sliding, Variant};
 use std::collections::BTreeMap;
 
@@ -140,7 +140,8 @@ impl ModelSpec {
             kv_type: plan::KvType::default(),
             activations: plan::ActType::default(),
         };
-        let mut spec = ModelSpec { name: name.into(), dims, types: TensorTypes::default() };
+        let mut spec =
+            ModelSpec { name: name.into(), dims, types: TensorTypes::default(), steps: StepRows::default() };
         spec.check_dims()?;
         for role in spec.roles() {
             if !role.is_matrix() {

@@ -6,10 +6,12 @@
 mod architecture;
 mod device;
 pub mod header;
+mod steps;
 mod toml_form;
 mod types;
 
 pub use device::Device;
+pub use steps::StepRows;
 pub use types::{LayerTypes, TensorTypes};
 
 use crate::layout::SUB_BLOCK;
@@ -25,6 +27,8 @@ pub struct ModelSpec {
     pub dims: Dims,
     /// Element types by role and layer.
     pub types: TensorTypes,
+    /// How many rows the steps have: a choice, not a property of the model.
+    pub steps: StepRows,
 }
 
 /// Why a spec is refused.
@@ -209,6 +213,7 @@ impl ModelSpec {
         self.check_architecture()?;
         self.check_dims()?;
         self.check_variant()?;
+        self.check_steps()?;
         self.check_types()
     }
 

@@ -223,3 +223,32 @@ fn biases_are_found_in_the_tensors_and_qwen3_has_head_norms() {
     assert_eq!(added, [Role::AttnQNorm, Role::AttnKNorm]);
     assert_eq!(spec.shape(Role::AttnKNorm), (1, 256));
 }
+
+#[test]
+fn rows_of_steps_are_a_choice_that_is_said_where_it_is_another() {
+    let spec = shipped("tiny");
+    assert!(!spec.to_toml().contains("steps"));
+    let with = |steps: &str| ModelSpec::from_toml(&format!("{}\n[steps]\n{steps}\n", spec.to_toml()));
+    let other = with("decode = [1, 3, 64]").unwrap();
+    assert_eq!(other.steps, StepRows { decode: vec![1, 3, 64], prefill: StepRows::default().prefill });
+    assert_eq!(ModelSpec::from_toml(&other.to_toml()).unwrap(), other);
+    let device = Device::from_sm(90).unwrap();
+    assert_ne!(other.hash(device), spec.hash(device));
+    assert_eq!(with("prefill = []").unwrap().steps.prefill, []);
+    for (steps, parts) in [
+        ("decode = []", ["steps.decode = []", "1 row"]),
+        ("decode = [2, 4]", ["steps.decode = [2, 4]", "1 row"]),
+        ("decode = [1, 8, 8]", ["steps.decode = [1, 8, 8]", "ascend"]),
+        ("decode = [1, 65]", ["steps.decode = 65", "1 to 64"]),
+        ("prefill = [1]", ["steps.prefill = 1", "2 to 1024"]),
+        ("prefill = [64, 32]", ["steps.prefill = [64, 32]", "ascend"]),
+        ("prefill = [2048]", ["steps.prefill = 2048", "2 to 1024"]),
+        ("rows = [1]", ["rows", "decode"]),
+    ] {
+        let text = with(steps).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{steps}: {text}");
+    }
+    let many: Vec<String> = (1..=17).map(|n| n.to_string()).collect();
+    let text = with(&format!("decode = [{}]", many.join(", "))).unwrap_err().to_string();
+    assert!(text.contains("steps.decode = 17") && text.contains("16"), "{text}");
+}

@@ -1,6 +1,6 @@
 //! The TOML form of a spec: `models/*.toml`.
 
-use super::{LayerTypes, ModelSpec, SpecError, TensorTypes};
+use super::{LayerTypes, ModelSpec, SpecError, StepRows, TensorTypes};
 use ::plan::{ActType, Dims, Ffn, KvType, QType, Role, RopeKind, Sliding, Variant};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,6 +50,9 @@ struct SpecToml {
     rope_scale: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sliding: Option<SlidingToml>,
+    /// Each list as it is by default when it is not there.
+    #[serde(default, skip_serializing_if = "StepsToml::is_empty")]
+    steps: StepsToml,
     types: BTreeMap<String, TypeToml>,
 }
 
@@ -59,6 +62,21 @@ struct SlidingToml {
     window: u32,
     global_every: u32,
     rope_base: f64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepsToml {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decode: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefill: Option<Vec<u32>>,
+}
+
+impl StepsToml {
+    fn is_empty(&self) -> bool {
+        self.decode.is_none() && self.prefill.is_none()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -134,6 +152,11 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         needed: "it must be int8 or f32".into(),
     })?;
     let variant = variant_of(&form)?;
+    let default = StepRows::default();
+    let steps = StepRows {
+        decode: form.steps.decode.unwrap_or(default.decode),
+        prefill: form.steps.prefill.unwrap_or(default.prefill),
+    };
     let dims = Dims {
         architecture: form.architecture.into(),
         vocab_size: form.vocab_size,
@@ -156,7 +179,7 @@ pub(super) fn parse(text: &str) -> Result<ModelSpec, SpecError> {
         activations,
         variant,
     };
-    Ok(ModelSpec { name: form.name, dims, types: TensorTypes(types) })
+    Ok(ModelSpec { name: form.name, dims, types: TensorTypes(types), steps })
 }
 
 fn variant_of(form: &SpecToml) -> Result<Variant, SpecError> {
@@ -196,6 +219,11 @@ fn unless<T: PartialEq>(value: T, llama: T) -> Option<T> {
 
 pub(super) fn print(spec: &ModelSpec) -> String {
     let (d, v, llama) = (&spec.dims, &spec.dims.variant, Variant::LLAMA);
+    let default = StepRows::default();
+    let steps = StepsToml {
+        decode: unless(spec.steps.decode.clone(), default.decode),
+        prefill: unless(spec.steps.prefill.clone(), default.prefill),
+    };
     let types = spec.types.0.iter().map(|(role, types)| {
         let value = if types.others.is_empty() {
             TypeToml::Uniform(types.default.name().into())
@@ -241,6 +269,7 @@ pub(super) fn print(spec: &ModelSpec) -> String {
             global_every: sliding.global_every,
             rope_base: shortest(sliding.rope_base),
         }),
+        steps,
         types: types.collect(),
     };
     toml::to_string(&form).unwrap_or_default()

@@ -114,6 +114,23 @@ impl Session {
         Ok(())
     }
 
+    /// Continues a sequence whose keys and values are known, such as one that was kept: forgets all tokens and takes over
+    /// `position` of them. `fill` gives what each cache has of them, which [`Session::read_slot`] of the same slot gives:
+    /// rows of the cache's type, position by position. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`], before anything is changed; or when the device fails.
+    pub fn restore(&mut self, position: u32, mut fill: impl FnMut(Slot, &mut [u8])) -> Result<(), Error> {
+        let (wanted, limit) = (u64::from(position), self.model.context());
+        if position > limit {
+            return Err(Error::ContextFull { wanted, limit });
+        }
+        self.reset();
+        self.caches.fill(&self.model, position, &mut fill)?;
+        self.position = position;
+        Ok(())
+    }
+
     /// Whether `n` tokens fit and this one is in the vocabulary.
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), Error> {
         let (limit, vocab_size) = (self.model.context(), self.model.table().dims.vocab_size);

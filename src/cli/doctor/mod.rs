@@ -12,9 +12,11 @@ use codegen::ModelSpec;
 use monomorph::nvdisasm::Nvdisasm;
 use monomorph::ptxas::Ptxas;
 use monomorph::runtime::gguf::Gguf;
+use monomorph::runtime::jit::{KernelCache, MAX_CACHE_BYTES};
 use monomorph::{COMPILED, built_in, specs};
 use serde::Serialize;
 
+use super::model::kernel_cache;
 use super::output::Output;
 use super::style::{Palette, Style};
 use super::table_text::bytes;
@@ -40,6 +42,8 @@ struct Report {
     tools: Vec<Tool>,
     built_in: Vec<BuiltInModel>,
     specs: Vec<Spec>,
+    /// Kernels that `--jit` made and kept; `null` when it is off.
+    cache: Option<Cache>,
     /// Everything that is not there, for people and scripts to go through.
     missing: Vec<Missing>,
 }
@@ -67,6 +71,16 @@ struct BuiltInModel {
     name: &'static str,
     file_bytes: u64,
     parameters: u64,
+}
+
+/// The folder of kernels made by `--jit`.
+#[derive(Serialize)]
+struct Cache {
+    folder: String,
+    entries: usize,
+    bytes: u64,
+    /// Beyond these, what was used longest ago is removed.
+    limit_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -120,6 +134,7 @@ impl Report {
             tools,
             built_in,
             specs,
+            cache: kernel_cache().map(|cache| Cache::of(&cache)),
             missing,
         })
     }
@@ -148,6 +163,10 @@ impl Report {
         }
         for spec in &self.specs {
             spec.show(&mut page);
+        }
+        match &self.cache {
+            Some(cache) => cache.show(&mut page),
+            None => page.entry(("absent", Style::Dim), "cache", "off: --jit makes kernels at every start"),
         }
         page.lines.push(String::new());
         page.lines.push(self.verdict(palette));
@@ -188,6 +207,22 @@ impl Page {
         let indent = " ".repeat(23);
         self.lines.push(format!("{indent}gives   {}", missing.gives));
         self.lines.push(format!("{indent}get it  {}", self.palette.paint(Style::Name, &missing.command)));
+    }
+}
+
+impl Cache {
+    fn of(cache: &KernelCache) -> Cache {
+        let ((entries, bytes), folder) = (cache.size(), cache.folder().display().to_string());
+        Cache { folder, entries, bytes, limit_bytes: MAX_CACHE_BYTES }
+    }
+
+    fn show(&self, page: &mut Page) {
+        let (used, limit) = (bytes(self.bytes), bytes(self.limit_bytes));
+        let specs = if self.entries == 1 { "spec" } else { "specs" };
+        page.found("cache", &format!("kernels of {} {specs}, {used} of {limit}, by --jit", self.entries));
+        let indent = " ".repeat(23);
+        page.lines.push(format!("{indent}folder  {}", self.folder));
+        page.lines.push(format!("{indent}clear   by removing it; MONOMORPH_CACHE=off turns it off"));
     }
 }
 
