@@ -27,10 +27,10 @@ package_of() {
   if [ "$1" = devices ]; then echo monomorph-runtime; else echo monomorph; fi
 }
 
-# built NAME: the path of its test program, made by cargo.
+# built NAME: the path of its test program, made by cargo, which tells of the command line's too.
 built() {
   cargo test --release -q -p "$(package_of "$1")" --test "$1" --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    grep '"kind":\["test"\]' | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
 # found FOLDER NAME: the newest test program of that name.
