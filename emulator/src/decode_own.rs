@@ -171,7 +171,13 @@ impl Decoder<'_> {
             *source = self.source_in(inst.operands.get(i + 1), Ty::B32, File::W)?;
         }
         let [a, b, c] = sources;
-        self.push(Slot { d, a, b, c, x: lut.0 as u32, ..Slot::new(Kind::Lop3) });
+        // The two tables that kernels use; `Lop3` does any.
+        let kind = match lut.0 {
+            0xea => Kind::AndOrW,
+            0xfe => Kind::Or3W,
+            _ => Kind::Lop3,
+        };
+        self.push(Slot { d, a, b, c, x: lut.0 as u32, ..Slot::new(kind) });
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use ptx::sem;
 
+use crate::affine;
 use crate::code::{Access, File};
 use crate::lanes::{ALL, LANES, each, map1, map2, mask_of, write};
 use crate::memory::{Globals, Region, Space};
@@ -173,7 +174,9 @@ impl Warp {
     /// `ld.global`.
     pub fn load_global(&mut self, op: &Access, mask: u32, cx: &Context<'_>) -> Result<(), Box<Fault>> {
         let base = &self.q[usize::from(op.base)];
-        if let Some((region, offsets)) = one_region(cx.globals, base, op, mask) {
+        if mask == ALL && affine::load_global(cx.globals, op, base, &mut self.w) {
+            // Done.
+        } else if let Some((region, offsets)) = one_region(cx.globals, base, op, mask) {
             check_init(region, op.bytes(), &offsets, mask)?;
             self.load_from(region, op, &offsets, mask);
         } else {
@@ -197,11 +200,14 @@ impl Warp {
 
     /// `ld.shared`.
     pub fn load_shared(&mut self, op: &Access, mask: u32, cx: &Context<'_>) -> Result<(), Box<Fault>> {
+        self.polls += u32::from(op.strong);
+        if mask == ALL && affine::load_shared(cx.shared, op, &mut self.w) {
+            return Ok(());
+        }
         let offsets = shared_offsets(&self.w[usize::from(op.base)], op.offset);
         check_shared(self, cx, op.bytes(), &offsets, (mask, Touch::Read))?;
         check_init(cx.shared, op.bytes(), &offsets, mask)?;
         self.load_from(cx.shared, op, &offsets, mask);
-        self.polls += u32::from(op.strong);
         Ok(())
     }
 
@@ -252,7 +258,7 @@ impl Warp {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn gather<S: Space, const V: usize>(
         &mut self,
         space: &S,
@@ -327,7 +333,7 @@ impl Warp {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn scatter<S: Space, const V: usize>(&self, space: &S, op: &Access, offsets: &[u64; LANES], mask: u32) {
         for lane in each(mask) {
             let mut words = [0; V];

@@ -5,31 +5,50 @@
 
 use crate::code::{Kind, Reduction, ShflMode, ShflOp, Slot};
 use crate::exec_atom::combine32;
-use crate::lanes::{ALL, LANES, each, write};
+use crate::lanes::{ALL, LANES, each, map1, map3, mask_of, write};
 use crate::trap::{Fault, TrapKind};
 use crate::warp::Warp;
 
-/// Source lane of a shuffle and whether it is in range (PTX ISA 9.7.8.6).
-fn source_lane(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
+/// Source lane of a shuffle (PTX ISA 9.7.8.6), with bit 31 set where it is in range.
+#[inline(always)]
+fn source_lane(mode: ShflMode, lane: u32, b: u32, c: u32) -> u32 {
     let (b, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
     let max = lane & segment | clamp & !segment;
     let min = lane & segment;
-    let (j, in_range) = match mode {
+    let (source, in_range) = match mode {
         // Signed: `lane - b` may lie below zero, and for `.up` the bound is a least lane.
         ShflMode::Up => (lane.wrapping_sub(b), lane as i32 - b as i32 >= max as i32),
         ShflMode::Down => (lane + b, lane + b <= max),
         ShflMode::Bfly => (lane ^ b, lane ^ b <= max),
         ShflMode::Idx => (min | b & !segment, min | b & !segment <= max),
     };
-    if in_range { (j, true) } else { (lane, false) }
+    if in_range { source & 31 | IN_RANGE } else { lane }
+}
+
+/// Set in what [`source_lane`] gives where the source lane is in range.
+const IN_RANGE: u32 = 1 << 31;
+
+/// [`source_lane`] of every lane, as vector code for each mode.
+#[inline(always)]
+fn source_lanes(mode: ShflMode, b: &[u32; LANES], c: &[u32; LANES]) -> [u32; LANES] {
+    let mut lanes = [0; LANES];
+    for (lane, index) in lanes.iter_mut().zip(0..) {
+        *lane = index;
+    }
+    match mode {
+        ShflMode::Up => map3(&lanes, b, c, |lane, b, c| source_lane(ShflMode::Up, lane, b, c)),
+        ShflMode::Down => map3(&lanes, b, c, |lane, b, c| source_lane(ShflMode::Down, lane, b, c)),
+        ShflMode::Bfly => map3(&lanes, b, c, |lane, b, c| source_lane(ShflMode::Bfly, lane, b, c)),
+        ShflMode::Idx => map3(&lanes, b, c, |lane, b, c| source_lane(ShflMode::Idx, lane, b, c)),
+    }
 }
 
 impl Warp {
-    /// Checks the member masks of the executing lanes, in register `members`.
-    pub fn check_members(&self, members: usize, active: u32) -> Result<(), Box<Fault>> {
+    /// Checks the member masks of the executing lanes, in register `members`; whether all 32 lanes execute and are members.
+    pub fn check_members(&self, members: usize, active: u32) -> Result<bool, Box<Fault>> {
         let masks = &self.w[members];
-        if active == ALL && masks.iter().all(|m| *m == ALL) {
-            return Ok(());
+        if active == ALL && masks.iter().fold(ALL, |all, mask| all & mask) == ALL {
+            return Ok(true);
         }
         for lane in each(active) {
             let mask = masks[lane];
@@ -40,32 +59,29 @@ impl Warp {
                 return Err(Fault::new(lane as u32, TrapKind::MissingMembers { mask, active }));
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// `shfl.sync`.
+    #[inline(never)]
     pub fn shuffle(&mut self, op: &ShflOp, mask: u32) -> Result<(), Box<Fault>> {
-        self.check_members(usize::from(op.members), mask)?;
-        let (values, lanes, clamps) =
-            (&self.w[usize::from(op.value)], &self.w[usize::from(op.lane)], &self.w[usize::from(op.clamp)]);
-        let members = &self.w[usize::from(op.members)];
-        let mut out = [0; LANES];
-        let mut in_range = 0;
-        for lane in 0..LANES {
-            if mask >> lane & 1 == 0 {
-                continue;
+        let whole = self.check_members(usize::from(op.members), mask)?;
+        let sources = source_lanes(op.mode, &self.w[usize::from(op.lane)], &self.w[usize::from(op.clamp)]);
+        if !whole {
+            let members = &self.w[usize::from(op.members)];
+            for lane in each(mask) {
+                let source_lane = sources[lane] & 31;
+                let active = mask & members[lane];
+                if active >> source_lane & 1 == 0 {
+                    return Err(Fault::new(lane as u32, TrapKind::InactiveSource { source_lane, active }));
+                }
             }
-            let (source, fits) = source_lane(op.mode, lane as u32, lanes[lane], clamps[lane]);
-            let source = source & 31;
-            if (mask & members[lane]) >> source & 1 == 0 {
-                let kind = TrapKind::InactiveSource { source_lane: source, active: mask & members[lane] };
-                return Err(Fault::new(lane as u32, kind));
-            }
-            out[lane] = values[source as usize];
-            in_range |= u32::from(fits) << lane;
         }
+        let values = &self.w[usize::from(op.value)];
+        let out = map1(&sources, |source| values[source as usize & 31]);
         write(&mut self.w[usize::from(op.to)], out, mask);
         if let Some(p) = op.in_range {
+            let in_range = mask_of(|lane| sources[lane] & IN_RANGE != 0);
             self.write_p(usize::from(p), in_range, mask);
         }
         Ok(())

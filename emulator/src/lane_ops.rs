@@ -25,6 +25,8 @@ macro_rules! with_lane_ops {
             OrW(a: W, b: W) -> W { a | b }
             XorW(a: W, b: W) -> W { a ^ b }
             NotW(a: W) -> W { !a }
+            AndOrW(a: W, b: W, c: W) -> W { a & b | c }
+            Or3W(a: W, b: W, c: W) -> W { a | b | c }
             ShlW(a: W, b: W) -> W { sem::shl_b32(a, b) }
             ShrU(a: W, b: W) -> W { sem::shr_u32(a, b) }
             ShrS(a: W, b: W) -> W { sem::shr_s32(a, b) }
@@ -69,6 +71,8 @@ macro_rules! with_lane_ops {
             NegF(a: W) -> W { sem::neg_f32(float(a)).to_bits() }
             MinF(a: W, b: W) -> W { sem::min_f32(float(a), float(b)).to_bits() }
             MaxF(a: W, b: W) -> W { sem::max_f32(float(a), float(b)).to_bits() }
+            MinNanF(a: W, b: W) -> W { sem::min_nan_f32(float(a), float(b)).to_bits() }
+            MaxNanF(a: W, b: W) -> W { sem::max_nan_f32(float(a), float(b)).to_bits() }
             F32FromS32(a: W) -> W { sem::cvt_rn_f32_s32(a as i32).to_bits() }
             F32FromU32(a: W) -> W { sem::cvt_rn_f32_u32(a).to_bits() }
             F32FromF16(a: W) -> W { sem::f16_to_f32(a as u16).to_bits() }

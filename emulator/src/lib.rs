@@ -16,6 +16,7 @@
 //! Invariant: no unsafe code; device memory is atomic words, and every access of a kernel is checked.
 #![forbid(unsafe_code)]
 
+mod affine;
 mod code;
 mod cta;
 mod decode;

@@ -238,6 +238,13 @@ impl Warp {
     pub fn run(&mut self, cx: &Context<'_>, budget: u64) -> Result<Pause, Box<Fault>> {
         let slots = cx.code.slots.as_slice();
         let end = self.steps + budget;
+        // In registers of the host; the fields have them whenever anything else looks.
+        let (mut pc, mut steps) = (self.pc, self.steps);
+        macro_rules! settle {
+            () => {
+                (self.pc, self.steps) = (pc, steps)
+            };
+        }
         macro_rules! file {
             (W, $i:expr) => {
                 self.w[usize::from($i)]
@@ -264,49 +271,47 @@ impl Warp {
         macro_rules! dispatch {
             ($($name:ident($($p:ident: $file:ident),*) -> $to:ident $body:block)*) => {
                 loop {
-                    let Some(slot) = slots.get(self.pc) else { return Ok(Pause::Exit) };
-                    self.pc += 1;
-                    self.steps += 1;
+                    let Some(slot) = slots.get(pc) else {
+                        settle!();
+                        return Ok(Pause::Exit);
+                    };
+                    pc += 1;
+                    steps += 1;
                     let mask = self.guarded(slot.guard);
                     if mask == 0 {
                         continue;
                     }
                     match slot.kind {
-                        $(Kind::$name => lanes!(slot, mask, $to, $body, $($p: $file),*),)*
-                        Kind::Lop3 => {
-                            let (a, b, c) = (&file!(W, slot.a), &file!(W, slot.b), &file!(W, slot.c));
-                            let out = map3(a, b, c, |a, b, c| lanes::lop3(slot.x, a, b, c));
-                            write(&mut file!(W, slot.d), out, mask);
-                        }
-                        Kind::Bra => {
-                            self.pc = slot.x as usize;
-                            if self.steps >= end {
-                                return Ok(Pause::Slice);
-                            }
-                        }
+                        $(Kind::$name => {
+                            lanes!(slot, mask, $to, $body, $($p: $file),*);
+                            continue;
+                        })*
+                        Kind::Bra => pc = slot.x as usize,
+                        Kind::BraIf if mask == self.mask => pc = slot.x as usize,
                         Kind::BraIf => {
-                            if mask == self.mask {
-                                self.pc = slot.x as usize;
-                            } else {
-                                self.diverge(slot, mask);
-                            }
-                            if self.steps >= end {
-                                return Ok(Pause::Slice);
-                            }
+                            settle!();
+                            self.diverge(slot, mask);
+                            pc = self.pc;
                         }
                         Kind::Join => {
-                            if self.pc as u32 == self.meet.wrapping_add(1) {
+                            if pc as u32 == self.meet.wrapping_add(1) {
+                                settle!();
                                 self.resume();
+                                pc = self.pc;
                             }
+                            continue;
                         }
                         _ => {
+                            settle!();
                             if let Some(pause) = self.execute(slot, mask, cx)? {
                                 return Ok(pause);
                             }
-                            if self.steps >= end {
-                                return Ok(Pause::Slice);
-                            }
+                            pc = self.pc;
                         }
+                    }
+                    if steps >= end {
+                        settle!();
+                        return Ok(Pause::Slice);
                     }
                 }
             };
@@ -320,6 +325,7 @@ impl Warp {
         let (d, a, b, x) = (usize::from(slot.d), usize::from(slot.a), usize::from(slot.b), slot.x as usize);
         let code = cx.code;
         match slot.kind {
+            Kind::Lop3 => self.lop3(slot, mask),
             Kind::SelW | Kind::SelQ => self.select(slot, mask),
             Kind::SetpU | Kind::SetpS | Kind::SetpF | Kind::SetpUQ | Kind::SetpSQ => self.setp(slot, mask),
             Kind::MovP => self.write_p(d, self.p[a], mask),
@@ -396,6 +402,12 @@ impl Warp {
     /// Writes the lanes of `mask` of a predicate.
     pub fn write_p(&mut self, d: usize, value: u32, mask: u32) {
         self.p[d] = self.p[d] & !mask | value & mask;
+    }
+
+    fn lop3(&mut self, slot: &Slot, mask: u32) {
+        let [a, b, c] = [slot.a, slot.b, slot.c].map(|reg| &self.w[usize::from(reg)]);
+        let out = map3(a, b, c, |a, b, c| lanes::lop3(slot.x, a, b, c));
+        write(&mut self.w[usize::from(slot.d)], out, mask);
     }
 
     fn select(&mut self, slot: &Slot, mask: u32) {
