@@ -19,8 +19,8 @@ use super::output::{Output, note};
 
 /// Positions of a window where the user does not say.
 const WINDOW: u32 = 512;
-/// Rows of a step.
-const ROWS: usize = 32;
+/// Rows of a step, where the model has steps of so many.
+const ROWS: u32 = 32;
 
 /// Measures how well a model predicts a text.
 #[derive(Debug, Args)]
@@ -87,7 +87,7 @@ impl Perplexity {
         }
         let model = prepared.load(&opened.queue)?;
         let mut session = model.session()?;
-        let mut batch = model.batch(ROWS as u32)?;
+        let mut batch = model.batch(ROWS.min(model.batch_rows()))?;
         let mut score = Score::default();
         let start = Instant::now();
         let windows = tokens.chunks_exact(window as usize);
@@ -145,8 +145,9 @@ impl Score {
         session.take(filling)?;
         // A row predicts the token after its own.
         let rows = scoring.len() - 1;
-        for first in (0..rows).step_by(ROWS) {
-            let n = ROWS.min(rows - first);
+        let most = batch.rows() as usize;
+        for first in (0..rows).step_by(most) {
+            let n = most.min(rows - first);
             batch.step(&mut [BatchRow { session, tokens: &scoring[first..first + n] }])?;
             for row in 0..n {
                 batch.logits(row, &mut logits)?;

@@ -149,6 +149,13 @@ impl Model {
         Batch::new(self, rows)
     }
 
+    /// The most rows of a [`Batch`].
+    #[must_use]
+    pub fn batch_rows(&self) -> u32 {
+        let decode = self.table().steps.iter().filter(|step| step.kind == StepKind::Decode);
+        decode.map(|step| step.rows).max().unwrap_or(0)
+    }
+
     /// The buffer that all sessions share for a slot, if there is one.
     pub(crate) fn constant(&self, slot: Slot) -> Option<&Buf> {
         self.shared.rope.iter().find(|(of, _)| *of == slot).map(|(_, buf)| buf)

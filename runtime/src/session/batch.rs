@@ -101,7 +101,7 @@ impl Batch {
     pub(crate) fn new(model: &Model, rows: u32) -> Result<Self, Error> {
         let table = model.table();
         let decode = || table.steps.iter().filter(|step| step.kind == StepKind::Decode);
-        let limit = decode().map(|step| step.rows).max().unwrap_or(0);
+        let limit = model.batch_rows();
         if rows == 0 || rows > limit {
             return Err(Error::BatchRows { spec: table.spec.to_string(), found: rows, limit });
         }
