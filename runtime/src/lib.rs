@@ -50,8 +50,8 @@ pub use model::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Model};
 pub use queue::ErrorClass;
 pub use rope::RopeTable;
 pub use session::{
-    Batch, BatchRow, DraftCount, FinishReason, GenerateOptions, Generation, Region, RowSampling, Session,
-    Speculation, Timings, Walk,
+    Batch, BatchRow, DraftCount, FinishReason, GenerateOptions, Generation, PromptProgress, PromptWatch,
+    Region, RowSampling, Session, Speculation, Timings, Walk,
 };
 pub use source::{BoundWeights, WeightSource};
 pub use text::{TextModel, TextStream};

@@ -4,13 +4,14 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use monomorph_runtime::queue::Queue;
 use monomorph_runtime::sampling::{Sampler, SamplingConfig};
 use monomorph_runtime::synth::SynthSource;
 use monomorph_runtime::{
-    CancelToken, Error, ErrorClass, FinishReason, GenerateOptions, LoadOptions, Model, Session,
+    CancelToken, Error, ErrorClass, FinishReason, GenerateOptions, LoadOptions, Model, PromptProgress,
+    PromptWatch, Session,
 };
 use plan::Slot;
 use support::{DIM, Failure, HostQueue, NAN_POSITION, VOCAB, toy_table};
@@ -166,6 +167,19 @@ fn cancelling_ends_a_stream_and_a_load() {
     assert!(matches!(error, Error::Cancelled { .. }), "{error}");
     let (made, live) = host.allocations();
     assert!(made > 0 && live == 0, "{made} made, {live} live");
+}
+
+#[test]
+fn a_prompt_tells_how_far_it_is() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&told);
+    let watch = PromptWatch::new(move |progress| kept.lock().unwrap().push(progress));
+    let mut toy = session(64);
+    toy.step(3).unwrap();
+    let with_watch = GenerateOptions { watch, ..options(1) };
+    assert!(toy.generate(&[1; 40], with_watch).unwrap().next().is_some());
+    let of = |done_tokens| PromptProgress { done_tokens, total_tokens: 40 };
+    assert_eq!(*told.lock().unwrap(), [of(32), of(39), of(40)]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::device::DeviceArgs;
 use super::model::{ModelArgs, Prepared};
 use super::output::{Output, note};
-use super::progress::Clock;
+use super::progress::PromptBar;
 
 /// What holds where the user says nothing.
 #[derive(Clone, Copy)]
@@ -183,16 +183,18 @@ impl Generate {
         let control = if self.show_control { ControlTokens::Show } else { ControlTokens::Hide };
         let decoder = tokenizer.decode_stream(control);
         let text = Text { decoder, out, json: self.json, tokens: Vec::new(), text: String::new() };
+        let bar = PromptBar::start(prompt.len());
+        let options = GenerateOptions { watch: bar.watch(), ..options };
         let Some(draft) = self.speculate else {
-            let clock = Clock::start(&format!("reading {} tokens", prompt.len()));
             let mut generation = session.generate(prompt, options)?;
-            drop(clock);
+            drop(bar);
             let (tokens, text) = text.follow(&mut generation)?;
             let (timings, finish) = (generation.timings(), generation.finish_reason());
             return Ok(Produced { tokens, text, timings, finish });
         };
         let start = Instant::now();
         let mut speculation = session.speculate(prompt, draft, options)?;
+        drop(bar);
         let prefill = start.elapsed();
         let (tokens, text) = text.follow(&mut speculation)?;
         let DraftCount { steps, drafted, accepted } = speculation.counts();

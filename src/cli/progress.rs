@@ -2,12 +2,13 @@
 //! measure. None when stderr is no terminal, when the terminal is `dumb`, or with `--no-progress`.
 
 use std::env;
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use monomorph::runtime::LoadProgress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use monomorph::runtime::{LoadProgress, PromptProgress, PromptWatch};
 
 /// Between two drawings.
 const TICK: Duration = Duration::from_millis(120);
@@ -89,6 +90,45 @@ impl Rounds {
 }
 
 impl Drop for Rounds {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A prompt being read: a clock until the first chunk is done, then a bar with a rate and the time that is left.
+pub struct PromptBar {
+    bar: ProgressBar,
+}
+
+impl PromptBar {
+    /// Runs until it is dropped.
+    pub fn start(n_tokens: usize) -> Self {
+        let what = format!("reading {n_tokens} tokens");
+        Self { bar: new_bar(None, "{spinner} {msg} {elapsed}", &what) }
+    }
+
+    /// What moves the bar: for the options of the generation.
+    pub fn watch(&self) -> PromptWatch {
+        // A clone is the same bar.
+        let bar = self.bar.clone();
+        PromptWatch::new(move |progress| advance(&bar, progress))
+    }
+}
+
+fn advance(bar: &ProgressBar, PromptProgress { done_tokens, total_tokens }: PromptProgress) {
+    if bar.length().is_none() {
+        let template = "{msg} {wide_bar} {pos} of {len}, {per_sec}, {eta} left";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.with_key("per_sec", |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // A line that cannot be written shows nothing.
+            write!(text, "{:.1} tok/s", state.per_sec()).ok();
+        }));
+    }
+    bar.set_length(total_tokens.into());
+    bar.set_position(done_tokens.into());
+}
+
+impl Drop for PromptBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -7,6 +7,7 @@
 use std::borrow::BorrowMut;
 use std::time::{Duration, Instant};
 
+use super::prompt_watch::{PromptProgress, PromptWatch};
 use super::{Session, checked_choice};
 use crate::cancel::CancelToken;
 use crate::engine::{Head, MAX_AHEAD};
@@ -49,6 +50,8 @@ pub struct GenerateOptions {
     /// Steps that are enqueued before the host looks at what came of them; `None`: up to 8, as long as they take less
     /// time than is noticed. The first token of a prompt never waits for others. The tokens do not depend on it.
     pub steps_ahead: Option<u32>,
+    /// Told how far the prompt is.
+    pub watch: PromptWatch,
 }
 
 /// How long a generation took, by phase.
@@ -167,11 +170,17 @@ impl Session {
     /// # Errors
     /// As [`Session::generate`].
     pub fn prefill(&mut self, prompt: &[u32], cancel: &CancelToken) -> Result<(), Error> {
-        self.prefill_with(prompt, Head::Greedy, cancel)
+        self.prefill_with(prompt, Head::Greedy, (cancel, &PromptWatch::default()))
     }
 
-    fn prefill_with(&mut self, prompt: &[u32], head: Head, cancel: &CancelToken) -> Result<(), Error> {
+    pub(super) fn prefill_with(
+        &mut self,
+        prompt: &[u32],
+        head: Head,
+        (cancel, watch): (&CancelToken, &PromptWatch),
+    ) -> Result<(), Error> {
         self.check_prompt(prompt)?;
+        let (first, total_tokens) = (self.position, prompt.len() as u32);
         let Some((last, before)) = prompt.split_last() else { return Err(Error::EmptyPrompt) };
         let chunk = self.model.prefill_rows().unwrap_or(PREFILL_BURST);
         for chunk in before.chunks(chunk) {
@@ -180,9 +189,11 @@ impl Session {
             }
             self.take(chunk)?;
             self.model.queue().synchronize()?;
+            watch.tell(PromptProgress { done_tokens: self.position - first, total_tokens });
         }
         self.step_with(*last, head)?;
         self.model.queue().synchronize()?;
+        watch.tell(PromptProgress { done_tokens: total_tokens, total_tokens });
         Ok(())
     }
 
@@ -220,7 +231,7 @@ impl<S: BorrowMut<Session>> Generation<S> {
         session.check_prompt(prompt)?;
         let head = session.prepare_sampling(prompt, &options.sampling)?;
         let start = Instant::now();
-        session.prefill_with(prompt, head, &options.cancel)?;
+        session.prefill_with(prompt, head, (&options.cancel, &options.watch))?;
         let prefill_tokens = prompt.len() as u32;
         let timings = Timings { prefill_tokens, prefill: start.elapsed(), ..Timings::default() };
         let (ahead, last) = (Ahead::NONE, None);

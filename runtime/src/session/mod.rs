@@ -2,6 +2,7 @@
 
 mod batch;
 mod generate;
+mod prompt_watch;
 mod speculate;
 mod walk;
 
@@ -17,6 +18,7 @@ use crate::model::Model;
 
 pub use batch::{Batch, BatchRow, RowSampling};
 pub use generate::{FinishReason, GenerateOptions, Generation, Timings};
+pub use prompt_watch::{PromptProgress, PromptWatch};
 pub use speculate::{DraftCount, Speculation};
 pub use walk::{Region, Walk};
 

@@ -5,6 +5,7 @@
 //! exactly what decoding one by one gives, whatever was guessed.
 
 use super::{Batch, BatchRow, FinishReason, GenerateOptions, Session};
+use crate::engine::Head;
 use crate::error::Error;
 
 /// The longest run of last tokens that is looked up, and the shortest.
@@ -54,8 +55,7 @@ impl Session {
             return Err(Error::NotGreedy);
         }
         let batch = self.model.batch(draft.saturating_add(1))?;
-        let cancel = options.cancel.clone();
-        self.prefill(prompt, &cancel)?;
+        self.prefill_with(prompt, Head::Greedy, (&options.cancel, &options.watch))?;
         let mut history = prompt.to_vec();
         history.push(self.chosen()?);
         let start = prompt.len();

@@ -18,7 +18,7 @@ use super::device::DeviceArgs;
 use super::generate::{BUILT_IN, Defaults, GREEDY, SamplingArgs};
 use super::model::ModelArgs;
 use super::output::{Output, note};
-use super::progress::Clock;
+use super::progress::PromptBar;
 use super::style::{Palette, Style};
 use conversation::{Conversation, Prompt, Reply};
 use interrupt::Interrupts;
@@ -301,9 +301,10 @@ fn speak(
     reply: &mut Reply,
 ) -> Result<(End, Timings)> {
     let mut decoder = tokenizer.decode_stream(ControlTokens::Hide);
-    let clock = Clock::start(&format!("reading {} tokens", prompt.new_tokens().len()));
+    let bar = PromptBar::start(prompt.new_tokens().len());
+    let options = GenerateOptions { watch: bar.watch(), ..options };
     let mut generation = session.generate(prompt.new_tokens(), options)?;
-    drop(clock);
+    drop(bar);
     let mut show = |text: &str, reply: &mut Reply| -> Result<()> {
         reply.text.push_str(text);
         out.as_deref_mut().map_or(Ok(()), |out| out.stream(text))
