@@ -158,6 +158,17 @@ impl Sampler {
     }
 }
 
+/// The negative natural logarithm of the probability that `logits` give to `token`: what a text's perplexity is the mean of.
+/// `None` when there is no such logit, or they are not finite.
+#[must_use]
+pub fn surprise(logits: &[f32], token: u32) -> Option<f64> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|v| f64::from(v - largest).exp()).sum();
+    let logit = logits.get(token as usize)?;
+    let surprise = total.ln() - f64::from(logit - largest);
+    surprise.is_finite().then_some(surprise)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +177,15 @@ mod tests {
         let mut config = SamplingConfig { temperature: 1.0, seed: 42, ..SamplingConfig::default() };
         change(&mut config);
         Sampler::new(config).unwrap()
+    }
+
+    #[test]
+    fn surprise_is_the_negative_logarithm_of_softmax() {
+        let logits = [0.0, 2.0f32.ln(), 1.0f32.ln()];
+        assert!((surprise(&logits, 1).unwrap() - 2.0f64.ln()).abs() < 1e-6);
+        assert!((surprise(&logits, 0).unwrap() - 4.0f64.ln()).abs() < 1e-6);
+        assert_eq!(surprise(&logits, 3), None);
+        assert_eq!(surprise(&[f32::NAN, 0.0], 1), None);
     }
 
     #[test]

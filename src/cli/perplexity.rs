@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use monomorph::runtime::sampling::surprise;
 use monomorph::runtime::tokenizer::Special;
 use monomorph::runtime::{Batch, BatchRow, Session};
 use serde::Serialize;
@@ -152,35 +153,11 @@ impl Score {
             for row in 0..n {
                 batch.logits(row, &mut logits)?;
                 self.n += 1;
-                self.sum += surprise(&logits, scoring[first + row + 1])?;
+                let token = scoring[first + row + 1];
+                self.sum += surprise(&logits, token)
+                    .with_context(|| format!("no finite logits for token {token}"))?;
             }
         }
         Ok(())
-    }
-}
-
-/// The negative logarithm of the probability that `logits` give to `token`.
-fn surprise(logits: &[f32], token: u32) -> Result<f64> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|v| f64::from(v - largest).exp()).sum();
-    let logit = logits.get(token as usize).with_context(|| format!("token {token} has no logit"))?;
-    let surprise = total.ln() - f64::from(logit - largest);
-    if !surprise.is_finite() {
-        bail!("the logits before token {token} are not finite");
-    }
-    Ok(surprise)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn surprise_is_the_negative_logarithm_of_softmax() {
-        let logits = [0.0, 2.0f32.ln(), 1.0f32.ln()];
-        assert!((surprise(&logits, 1).unwrap() - 2.0f64.ln()).abs() < 1e-6);
-        assert!((surprise(&logits, 0).unwrap() - 4.0f64.ln()).abs() < 1e-6);
-        assert!(surprise(&logits, 3).is_err());
-        assert!(surprise(&[f32::NAN, 0.0], 1).is_err());
     }
 }
