@@ -22,7 +22,6 @@ pub mod matrix;
 pub mod nvdisasm;
 pub mod parity;
 pub mod ptxas;
-pub mod quantize;
 pub mod specs;
 pub mod stepwise;
 pub mod trial;
@@ -31,6 +30,7 @@ pub mod vocabulary;
 
 pub use built_in::{BuiltIn, built_in};
 pub use plan;
+pub use quantize;
 pub use runtime;
 
 /// What the build generated.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The errors of ggml's own quantizers on the data of `src/quantize/tests.rs`, as the constants there.
+"""The errors of ggml's own quantizers on the data of `quantize/src/tests.rs`, as the constants there.
 
     npm pack @node-llama-cpp/linux-x64@3.22.1 && tar xzf node-llama-cpp-linux-x64-3.22.1.tgz
     python3 reference.py package/bins/linux-x64/libggml-base.so

@@ -4,6 +4,7 @@
 //! ```text
 //! GGUF ─► recipe: a type for each tensor ─► slabs of rows ─► threads: search scales, round, pack ─► GGUF
 //! ```
+#![forbid(unsafe_code)]
 
 mod blocks;
 mod k_quants;
