@@ -12,7 +12,20 @@ pub fn run(function: &mut Function) {
     sharer.block(&mut function.body);
 }
 
-type Key = (Form, Vec<Arg>);
+/// An expression, behind a digest of it, which tells most apart by one comparison.
+type Key = (u64, Form, Vec<Arg>);
+
+fn key(inst: &Inst) -> Key {
+    let digest = inst.args.iter().fold(inst.form.op as u64, |digest, arg| {
+        let word = match arg {
+            Arg::One(Operand::Value(id)) => u64::from(id.0) + 1,
+            _ => 0,
+        };
+        // FNV's prime.
+        (digest ^ word).wrapping_mul(0x100_0000_01b3)
+    });
+    (digest, inst.form, inst.args.clone())
+}
 
 struct Sharer {
     subst: Subst,
@@ -59,7 +72,7 @@ impl Sharer {
         if !(inst.is_pure() || param) || inst.form.row().effect == Effect::Control {
             return true;
         }
-        let key = (inst.form, inst.args.clone());
+        let key = key(inst);
         match self.known.get(&key) {
             Some(results) if results.len() == inst.results.len() => {
                 for (id, by) in inst.results.iter().zip(results.clone()) {
