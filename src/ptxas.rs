@@ -82,8 +82,7 @@ impl Ptxas {
     /// # Errors
     /// When the text is not accepted, or the assembler cannot be run.
     pub fn assemble(&self, ptx: &str, sm: u32) -> Result<Resources, PtxasError> {
-        let words = self.run((ptx, sm), &[], |_| ())?.0;
-        parse(&words).ok_or_else(|| PtxasError::Silent { sm, words: one_line(&words) })
+        Ok(self.assemble_and((ptx, sm), |_| ())?.0)
     }
 
     /// Assembles `ptx` for `sm` with the line of PTX beside each instruction and gives what `read` makes of the binary,
@@ -98,6 +97,21 @@ impl Ptxas {
     ) -> Result<T, PtxasError> {
         // Line numbers do not change the code.
         Ok(self.run((ptx, sm), &["--generate-line-info"], read)?.1)
+    }
+
+    /// Assembles `ptx`, which has one entry, for `sm`; gives what it takes and what `read` makes of the binary, whose file goes
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As [`Ptxas::assemble`].
+    pub fn assemble_and<T>(
+        &self,
+        (ptx, sm): (&str, u32),
+        read: impl FnOnce(&Path) -> T,
+    ) -> Result<(Resources, T), PtxasError> {
+        let (words, read) = self.run((ptx, sm), &[], read)?;
+        let resources = parse(&words).ok_or_else(|| PtxasError::Silent { sm, words: one_line(&words) })?;
+        Ok((resources, read))
     }
 
     /// What the assembler says, and what `read` makes of the binary.

@@ -63,6 +63,28 @@ impl Function {
     /// Compiles `text` and finds `entry` in it.
     pub fn new(text: &CStr, entry: &str, shape: Shape) -> std::result::Result<Self, JitFailure> {
         let module = load_module(text)?;
+        Self::find(module, (text, entry), shape)
+    }
+
+    /// Finds `entry` in the machine code in `file`, which an assembler made of `text`.
+    pub fn from_file(
+        file: &CStr,
+        (text, entry): (&CStr, &str),
+        shape: Shape,
+    ) -> std::result::Result<Self, JitFailure> {
+        let mut module: sys::CUmodule = ptr::null_mut();
+        // SAFETY: invariant B; `file` ends in NUL; the driver reads the file itself and refuses what is no module.
+        let code = unsafe { sys::cuModuleLoad(&raw mut module, file.as_ptr()) };
+        check("cuModuleLoad", code)?;
+        Self::find(module, (text, entry), shape)
+    }
+
+    /// Takes over `module`, which was made of `text`.
+    fn find(
+        module: sys::CUmodule,
+        (text, entry): (&CStr, &str),
+        shape: Shape,
+    ) -> std::result::Result<Self, JitFailure> {
         // From here on the drop of `function` unloads the module.
         let waits = text.to_bytes().windows(WAIT.len()).any(|part| part == WAIT);
         let mut function = Self { raw: ptr::null_mut(), shape, waits, module };
@@ -70,7 +92,7 @@ impl Function {
             let code = sys::CUresult::CUDA_ERROR_NOT_FOUND;
             return Err(Failed { call: "cuModuleGetFunction", code }.into());
         };
-        // SAFETY: the module was loaded above; `entry` ends in NUL; `raw` is a valid place for a function.
+        // SAFETY: the module is loaded; `entry` ends in NUL; `raw` is a valid place for a function.
         let code = unsafe { sys::cuModuleGetFunction(&raw mut function.raw, module, entry.as_ptr()) };
         check("cuModuleGetFunction", code)?;
         if shape.dynamic_shared > 0 {

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::mem::ManuallyDrop;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -215,10 +216,18 @@ impl Queue for CudaQueue {
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError> {
         let d = &self.device;
         d.enter()?;
-        let functions = kernels.iter().map(|kernel| compile(d, kernel)).collect::<Result<Vec<_>, _>>()?;
+        let compiled = kernels.iter().map(|kernel| compile(d, kernel, None));
+        let functions = compiled.collect::<Result<Vec<_>, _>>()?;
         let n_params = kernels.iter().map(|kernel| kernel.params.len()).collect();
         let device = Arc::clone(d);
         Ok(Arc::new(CudaKernels { functions: ManuallyDrop::new(functions), n_params, device }))
+    }
+
+    fn load_assembled(&self, kernel: &KernelDesc, file: &Path) -> Result<Arc<dyn Kernels>, QueueError> {
+        let d = &self.device;
+        d.enter()?;
+        let functions = ManuallyDrop::new(vec![compile(d, kernel, Some(file))?]);
+        Ok(Arc::new(CudaKernels { functions, n_params: vec![kernel.params.len()], device: Arc::clone(d) }))
     }
 
     fn synchronize(&self) -> Result<(), QueueError> {
@@ -226,7 +235,8 @@ impl Queue for CudaQueue {
     }
 }
 
-fn compile(device: &Device, kernel: &KernelDesc) -> Result<Function, QueueError> {
+/// Compiles a kernel's text, or loads the file of machine code that was made of it.
+fn compile(device: &Device, kernel: &KernelDesc, file: Option<&Path>) -> Result<Function, QueueError> {
     let rejected = |reason: String| QueueError::Rejected {
         kernel: kernel.entry.to_string(),
         device: device.name.clone(),
@@ -236,7 +246,15 @@ fn compile(device: &Device, kernel: &KernelDesc) -> Result<Function, QueueError>
         CString::new(kernel.ptx.as_bytes()).map_err(|_| rejected("its text has a NUL byte".to_owned()))?;
     let shape =
         Shape { grid: kernel.grid, block: kernel.block, dynamic_shared: kernel.dynamic_shared_bytes() };
-    let compiled = Function::new(&text, &kernel.entry, shape).map_err(|jit| {
+    let compiled = match file {
+        None => Function::new(&text, &kernel.entry, shape),
+        Some(file) => {
+            let file = CString::new(file.as_os_str().as_encoded_bytes())
+                .map_err(|_| rejected("the name of its file has a NUL byte".to_owned()))?;
+            Function::from_file(&file, (&text, &kernel.entry), shape)
+        }
+    };
+    let compiled = compiled.map_err(|jit| {
         let error = jit.failed.on(&device.name);
         match error.class() {
             ErrorClass::Fatal => error,

@@ -9,6 +9,7 @@ mod emulated;
 mod error;
 mod poison;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,15 @@ pub trait Queue: Send + Sync {
     /// # Errors
     /// [`QueueError::Rejected`] with the compiler's words when a kernel is not accepted.
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError>;
+
+    /// Loads one kernel from a file of machine code that an assembler made of its text, on devices that have such.
+    ///
+    /// # Errors
+    /// [`QueueError::Rejected`] when the device has none, or does not take this.
+    fn load_assembled(&self, kernel: &KernelDesc, _file: &Path) -> Result<Arc<dyn Kernels>, QueueError> {
+        let reason = "it takes kernels as text only".to_owned();
+        Err(QueueError::Rejected { kernel: kernel.entry.to_string(), device: self.name().to_owned(), reason })
+    }
 
     /// Waits for all enqueued work.
     ///
