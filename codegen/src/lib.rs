@@ -22,6 +22,7 @@ pub mod pass;
 pub mod plan;
 pub mod rng;
 pub mod spec;
+pub mod tuned;
 
 pub use hash::fnv1a64;
 pub use spec::{Device, ModelSpec, SpecError};
@@ -58,6 +59,17 @@ pub enum CodegenError {
         kernel: String,
         /// What does not fit.
         reason: String,
+    },
+    /// A file of winners is broken.
+    #[error(transparent)]
+    Tuned(#[from] tuned::TunedError),
+    /// A winner cannot be had: the file is of another version, or was edited.
+    #[error("winner for {key}: {tile} does not fit the product")]
+    Winner {
+        /// What it is for.
+        key: String,
+        /// The tile.
+        tile: String,
     },
     /// A template does not render.
     #[error("template {template}: {reason}")]

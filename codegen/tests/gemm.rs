@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
-use emulator::{Checks, Config, Machine, Outcome};
+use emulator::{Checks, Config, LaunchShape, Machine, Outcome};
 use monomorph_codegen::kernels::ffn::GateUp;
-use monomorph_codegen::kernels::gemm::{Gemm, GemmGateUp, GemmQkv, Tile};
+use monomorph_codegen::kernels::gemm::{Fill, Gemm, GemmGateUp, GemmQkv, Tile};
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::{Operation, judge};
 use monomorph_codegen::layout::{ActBlocks, Matrix, quantize_row};
@@ -35,7 +35,7 @@ struct Ready<'a> {
     operation: &'a dyn Operation,
     machine: Machine,
     program: emulator::Program,
-    shape: [[u32; 3]; 2],
+    shape: LaunchShape,
 }
 
 impl Ready<'_> {
@@ -47,7 +47,12 @@ impl Ready<'_> {
         let text = ptx::print::print(&ptx::verify::verify(module).unwrap());
         let module = ptx::verify::verify(ptx::parse::parse(&text).unwrap()).unwrap();
         let program = machine.load(&module).unwrap();
-        Ready { operation, machine, program, shape: [kernel.grid, kernel.block] }
+        // What a module may not declare the launch gives.
+        let shared = kernel.shared_bytes;
+        let dynamic_shared = if shared > plan::MAX_STATIC_SHARED_BYTES { shared } else { 0 };
+        let (grid, block) = (kernel.grid, kernel.block);
+        let shape = LaunchShape { grid, block, dynamic_shared, cooperative: kernel.cooperative };
+        Ready { operation, machine, program, shape }
     }
 
     /// Launches it and gives what the last arguments hold in their first bytes, as many as `outputs` says of each.
@@ -59,7 +64,7 @@ impl Ready<'_> {
             machine.write(address, &arg.written).unwrap();
             addresses.push(address);
         }
-        if let Outcome::Trap(trap) = machine.launch(program, "k", shape[0], shape[1], &addresses).unwrap() {
+        if let Outcome::Trap(trap) = machine.launch_shaped(program, "k", *shape, &addresses).unwrap() {
             panic!("{} {}: {trap}", operation.name(), operation.constants());
         }
         let read = |(address, bytes): (&u64, &usize)| {
@@ -192,7 +197,7 @@ const TEAMS: [(u32, u32, u32, u32); 9] = [
 ];
 
 fn tile((m, across, parts, slots): (u32, u32, u32, u32), n: u32, depth: u32) -> Tile {
-    Tile { m, n, across, parts, slots, depth, resident: 1 }
+    Tile { m, n, across, parts, slots, depth, buffers: 1, fill: Fill::Before, resident: 1 }
 }
 
 #[test]
@@ -208,13 +213,17 @@ fn every_tile_gives_the_bits_of_the_row_alone() {
             let split = Split { k_split, tiles_per_cta: 1, unroll: 2 };
             let epilogue = [Epilogue::Store, Epilogue::Add][j % 2];
             let gemm = Gemm::new(matrix, epilogue, split, 8 * n + 3);
-            if let Some(gemm) = gemm.with_tile(tile(team, n, depth)) {
-                compare(&gemm, (10 * i + j) as u64);
-                tried += 1;
+            let buffered = [(1, Fill::Before), (2, Fill::During), (2, Fill::Before)];
+            for (buffers, fill) in buffered.into_iter().take(if n > 4 { 2 } else { 3 }) {
+                let tile = Tile { buffers, fill, ..tile(team, n, depth) };
+                if let Some(gemm) = gemm.clone().with_tile(tile) {
+                    compare(&gemm, (10 * i + j) as u64);
+                    tried += 1;
+                }
             }
         }
     }
-    assert!(tried > 24, "{tried}");
+    assert!(tried > 60, "{tried}");
 }
 
 #[test]
@@ -229,7 +238,17 @@ fn a_tile_that_does_not_fit_is_refused() {
     assert!(gemm(matrix(QType::Q4K, 28), 2).with_tile(of(2, 2)).is_none(), "fewer outputs");
     assert!(gemm(matrix(QType::Q4K, 32), 1).with_tile(of(2, 2)).is_none(), "fewer parts");
     assert!(gemm(matrix(QType::F16, 32), 2).with_tile(of(2, 2)).is_none(), "a plain type");
-    assert!(gemm(matrix(QType::Q6K, 64), 2).with_tile(tile((2, 2, 1, 2), 8, 1)).is_none(), "no room");
+    let wide = Tile { slots: 4, buffers: 2, ..tile((2, 2, 1, 1), 8, 1) };
+    assert!(gemm(matrix(QType::Q6K, 64), 2).with_tile(wide).is_none(), "no room");
+    let slow = Tile { slots: 1, ..of(1, 1) };
+    assert!(gemm(matrix(QType::Q4K, 32), 2).with_tile(slow).is_none(), "threads without weights");
+    let alone = Tile { fill: Fill::During, ..of(2, 1) };
+    assert!(
+        gemm(matrix(QType::Q4K, 32), 2).with_tile(alone).is_none(),
+        "one stage cannot be filled while it is multiplied"
+    );
+    let odd = Tile { depth: 3, ..of(2, 1) };
+    assert!(gemm(matrix(QType::Q4K, 32), 2).with_tile(odd).is_none(), "no power of two");
 }
 
 #[test]

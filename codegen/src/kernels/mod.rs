@@ -28,5 +28,5 @@ pub mod sample;
 
 pub use exact::Exact;
 pub use judge::{Mismatch, judge};
-pub use operation::{Cost, Expect, Link, Operation, Q8Block, Trial, TrialArg};
+pub use operation::{Choices, Cost, Expect, Link, Operation, Q8Block, Trial, TrialArg};
 pub use rows::Rows;

@@ -1,7 +1,9 @@
 //! What every operation offers: its kernel, its cost, and trials that show whether it computes what it says.
 
+use super::gemm::Tile;
 use super::rows::Rows;
 use crate::dsl::{BuildError, Kernel};
+use crate::tuned::Key;
 use std::fmt::Debug;
 
 /// Bytes and multiply-adds of a launch, the least that any implementation needs.
@@ -176,6 +178,22 @@ pub trait Operation: Debug {
 
     /// Random inputs and what must come out, by a plain-Rust reference in f64.
     fn trial(&self, seed: u64) -> Trial;
+
+    /// The layouts that a search on a device may try, if there is a choice.
+    fn choices(&self) -> Option<Choices> {
+        None
+    }
+}
+
+/// One operation in all layouts that give the same bits.
+#[derive(Debug)]
+pub struct Choices {
+    /// What a layout is chosen for.
+    pub key: Key,
+    /// The layout that it has now; `None` for the lanes' walk.
+    pub now: Option<Tile>,
+    /// Others, or the same again.
+    pub tiles: Vec<(Tile, Box<dyn Operation + Send + Sync>)>,
 }
 
 /// A kernel's name with its weight type: `gemv_q4k`, `gemv_q8_0_residual`.

@@ -12,6 +12,7 @@ use crate::kernels::Operation;
 use crate::kernels::repack::Repack;
 use crate::layout::Matrix;
 use crate::spec::{Device, ModelSpec};
+use crate::tuned::Tuned;
 use ::plan::{BufferDesc, KernelDesc, Place, Role, Slot, Step, StepKind, Table, WeightDesc};
 use registry::Registry;
 
@@ -42,10 +43,27 @@ pub fn build(spec: &ModelSpec, device: Device) -> Result<Plan, CodegenError> {
 /// # Errors
 /// As [`build`].
 pub fn build_knowing(spec: &ModelSpec, device: Device, known: Vec<KernelDesc>) -> Result<Plan, CodegenError> {
+    plan_of(spec, device, (known, &Tuned::of(device.sm)?))
+}
+
+/// As [`build`] with these winners instead of the committed ones: no result depends on them.
+///
+/// # Errors
+/// As [`build`], and [`CodegenError::Winner`] when one does not fit its product.
+pub fn build_with(spec: &ModelSpec, device: Device, tuned: &Tuned) -> Result<Plan, CodegenError> {
+    plan_of(spec, device, (vec![], tuned))
+}
+
+fn plan_of(
+    spec: &ModelSpec,
+    device: Device,
+    (known, tuned): (Vec<KernelDesc>, &Tuned),
+) -> Result<Plan, CodegenError> {
     spec.check()?;
     let mut planner = Planner {
         spec,
         device,
+        tuned,
         registry: Registry::new(Heading::new(spec, device), device, known),
         weights: vec![],
     };
@@ -68,6 +86,7 @@ pub fn kernel(operation: &dyn Operation, device: Device) -> Result<KernelDesc, C
 struct Planner<'a> {
     spec: &'a ModelSpec,
     device: Device,
+    tuned: &'a Tuned,
     registry: Registry,
     weights: Vec<WeightDesc>,
 }
@@ -108,7 +127,7 @@ impl Planner<'_> {
 
     fn finish(self, steps: Vec<Step>) -> Plan {
         let caches = self.caches();
-        let Planner { spec, device, registry, weights } = self;
+        let Planner { spec, device, registry, weights, .. } = self;
         let n_built = registry.n_built();
         let (kernels, operations) = registry.finish();
         let table = Table {

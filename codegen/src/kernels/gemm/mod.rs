@@ -8,11 +8,12 @@
 //! indices, the parts in order.
 
 use super::gemv::{Epilogue, Split, act_bytes};
-use super::operation::{Cost, Operation, Trial, name_by_type};
+use super::operation::{Choices, Cost, Operation, Trial, name_by_type};
 use crate::dsl::{BuildError, InOut, Kernel, V};
 use crate::layout::Matrix;
 use ::plan::Activation;
 
+mod choices;
 mod columns;
 mod exact;
 mod multiply;
@@ -21,7 +22,8 @@ mod tile;
 mod tiles;
 mod trial;
 
-pub use tile::{Tile, Wanted};
+pub use choices::Tiled;
+pub use tile::{Fill, Tile, Wanted};
 
 /// One matrix with its epilogue, for several rows. Parameters: `control, w, quants, meta, y`, with y `[row][outputs]` f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -168,6 +170,10 @@ impl Operation for Gemm {
     fn trial(&self, seed: u64) -> Trial {
         trial::gemm(self, seed)
     }
+
+    fn choices(&self) -> Option<Choices> {
+        Some(choices::of(self, self.tile, Wanted::new(&[self.matrix], self.split.k_split, self.rows)))
+    }
 }
 
 impl Operation for GemmQkv {
@@ -198,6 +204,10 @@ impl Operation for GemmQkv {
 
     fn trial(&self, seed: u64) -> Trial {
         trial::qkv(self, seed)
+    }
+
+    fn choices(&self) -> Option<Choices> {
+        Some(choices::of(self, self.tile, Wanted::new(&self.matrices, self.split.k_split, self.rows)))
     }
 }
 
@@ -233,5 +243,9 @@ impl Operation for GemmGateUp {
 
     fn trial(&self, seed: u64) -> Trial {
         trial::gate_up(self, seed)
+    }
+
+    fn choices(&self) -> Option<Choices> {
+        Some(choices::of(self, self.tile, Wanted::new(&[self.gate, self.up], 1, self.rows)))
     }
 }

@@ -8,7 +8,7 @@
 //! so that neither the threads that write nor the lanes that read meet in a bank.
 
 use super::Batch;
-use super::tile::{SHARED_WORDS, Tile};
+use super::tile::Tile;
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
 use crate::kernels::gemv::{Act, ActLane, SubBlock, load_act, load_sub_block, row_terms, weights_of_lane};
@@ -94,11 +94,6 @@ pub(super) const fn stage_words(qtype: QType, t: Tile) -> u32 {
     Regions::new(qtype, t).words * t.slots * t.parts
 }
 
-/// Stages that fit: with two, a warp may fill one while others read the other.
-pub(super) const fn buffers(qtype: QType, t: Tile, kept: u32) -> u32 {
-    if 2 * stage_words(qtype, t) + kept <= SHARED_WORDS { 2 } else { 1 }
-}
-
 /// One product's work for a CTA.
 pub(super) struct Job<'a> {
     /// The shape of each matrix.
@@ -107,8 +102,6 @@ pub(super) struct Job<'a> {
     pub w: &'a [Fixed<u32>],
     pub tile: Tile,
     pub k_split: u32,
-    /// Stages in shared memory.
-    pub buffers: u32,
     pub x: Act,
     pub first_tile: V<u32>,
     pub memory: Shared<u32>,

@@ -2,6 +2,7 @@
 
 use super::{At, StepPlanner, Use};
 use crate::CodegenError;
+use crate::kernels::gemm::Tiled;
 use crate::kernels::gemv::act_bytes;
 use crate::kernels::{Exact, Operation};
 use ::plan::{ActType, Slot};
@@ -54,7 +55,8 @@ impl StepPlanner<'_, '_> {
         }
     }
 
-    /// As [`Self::launch_on_acts`], of one that reads how many rows are active first.
+    /// As [`Self::launch_on_acts`], of a product that reads how many rows are active first. It has the tile that was fastest
+    /// where that was measured.
     pub(super) fn launch_rows<O>(
         &mut self,
         operation: O,
@@ -62,9 +64,16 @@ impl StepPlanner<'_, '_> {
         uses: impl Iterator<Item = Use>,
     ) -> Result<(), CodegenError>
     where
-        O: Operation + Send + Sync + 'static,
+        O: Tiled,
         Exact<O>: Operation + Send + Sync,
     {
+        let key = operation.key();
+        let operation = match self.planner.tuned.tile(&key) {
+            None => operation,
+            Some(tile) => operation
+                .with_tile(tile)
+                .ok_or_else(|| CodegenError::Winner { key: key.to_string(), tile: format!("{tile:?}") })?,
+        };
         let uses: Vec<Use> = std::iter::once(Use::Slot(Slot::Control)).chain(uses).collect();
         self.launch_on_acts(operation, at, &uses)
     }
