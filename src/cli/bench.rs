@@ -1,6 +1,7 @@
 //! `monomorph bench`: speed of prefill and of decoding, alone and in batches, at some depth of the cache; the mean and
 //! the standard deviation over repetitions.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -15,6 +16,7 @@ use super::model::ModelArgs;
 use super::output::{Output, note};
 use super::progress::Rounds;
 use super::table_text;
+use super::tune::{self, Search};
 
 /// Tokens of the prompt and generated ones, where the user does not say: a device, and the far slower emulator.
 const ON_DEVICE: (u32, u32) = (512, 128);
@@ -40,6 +42,15 @@ pub struct Bench {
     /// How often each is measured, after one round that is not
     #[arg(short = 'r', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
+    /// Search the layouts of a spec's products of several rows instead, and time each; needs --spec
+    #[arg(long, requires = "spec")]
+    tune: bool,
+    /// Rows of the products to search [default: of every step]
+    #[arg(long, requires = "tune", value_delimiter = ',', value_name = "N,N")]
+    tune_rows: Vec<u32>,
+    /// File of winners to update, such as codegen/src/tuned/sm_90.toml
+    #[arg(long, requires = "tune", value_name = "FILE")]
+    winners: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// One JSON object
@@ -89,6 +100,10 @@ struct Test {
 impl Bench {
     /// Runs the verb.
     pub fn run(mut self) -> Result<()> {
+        if let (true, Some(spec)) = (self.tune, &self.model.spec) {
+            let search = Search { spec, rows: &self.tune_rows, winners: self.winners, json: self.json };
+            return tune::run(&search, &self.device.open()?.queue);
+        }
         let origin = self.model.open()?;
         let opened = self.device.open()?;
         let default = if opened.queue.sm().is_some() { ON_DEVICE } else { ON_EMULATOR };

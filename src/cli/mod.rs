@@ -20,10 +20,12 @@ mod perplexity;
 mod profile;
 mod progress;
 mod quantize;
+mod roofline;
 mod style;
 mod table_text;
 mod tokenize;
 mod tool_version;
+mod tune;
 mod verify;
 
 use anyhow::Result;

@@ -5,19 +5,24 @@
 //! at the bandwidth that reads reach.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use monomorph::plan::{KernelDesc, Launch, Step, StepKind, Table};
 use monomorph::runtime::Session;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::device::DeviceArgs;
 use super::kernels::{BANDWIDTH, floor_us};
 use super::model::ModelArgs;
 use super::output::Output;
+use super::roofline;
 use super::table_text;
+
+/// From this share of the bandwidth on a kernel is marked.
+const NEAR: f64 = 0.75;
 
 /// Shows where the time of a token goes.
 #[derive(Debug, Args)]
@@ -39,6 +44,12 @@ pub struct Profile {
     /// How often the step is timed; the median of each launch counts
     #[arg(short = 'r', long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
+    /// Also draw the roofline of the kernels: operations a byte and a second, under the ceilings of an H200
+    #[arg(long, value_name = "OUT.svg")]
+    roofline: Option<PathBuf>,
+    /// Draw profiles that were printed with --json instead of timing a step
+    #[arg(long, requires = "roofline", value_delimiter = ',', value_name = "FILE,FILE")]
+    from: Vec<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// One JSON object
@@ -58,41 +69,45 @@ enum Level {
 }
 
 /// What `--json` prints.
-#[derive(Serialize)]
-struct Report {
-    device: String,
+#[derive(Deserialize, Serialize)]
+pub struct Report {
+    pub device: String,
     model: String,
-    spec: String,
+    pub spec: String,
     level: String,
     depth: u32,
-    rows: u32,
-    prefill: bool,
+    pub rows: u32,
+    pub prefill: bool,
     repetitions: u32,
     step_us: f64,
     floor_us: f64,
-    operations: Vec<Row>,
+    pub operations: Vec<Row>,
 }
 
 /// Launches that are added up.
-#[derive(Serialize)]
-struct Row {
-    name: String,
+#[derive(Deserialize, Serialize)]
+pub struct Row {
+    pub name: String,
     launches: usize,
-    us: f64,
+    pub us: f64,
     /// Of the step.
-    share: f64,
+    pub share: f64,
     bytes: u64,
-    flops: u64,
-    gb_s: f64,
-    gflop_s: f64,
+    pub flops: u64,
+    pub gb_s: f64,
+    pub gflop_s: f64,
     /// Operations a byte.
-    intensity: f64,
+    pub intensity: f64,
     floor_us: f64,
 }
 
 impl Profile {
     /// Runs the verb.
     pub fn run(mut self) -> Result<()> {
+        if let (Some(path), false) = (&self.roofline, self.from.is_empty()) {
+            let reports = self.from.iter().map(|from| read(from)).collect::<Result<Vec<Report>>>()?;
+            return draw(path, &reports);
+        }
         let origin = self.model.open()?;
         let opened = self.device.open()?;
         self.model.context.get_or_insert(self.depth + self.rows);
@@ -128,6 +143,9 @@ impl Profile {
                 out.line(&line)?;
             }
         }
+        if let Some(path) = &self.roofline {
+            draw(path, &[report])?;
+        }
         out.finish()
     }
 
@@ -153,6 +171,22 @@ impl Profile {
     }
 }
 
+/// A profile as `--json` printed it.
+fn read(path: &Path) -> Result<Report> {
+    let name = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(name)?;
+    serde_json::from_str(&text).with_context(name)
+}
+
+fn draw(path: &Path, reports: &[Report]) -> Result<()> {
+    if let Some(other) =
+        reports.iter().find(|report| Some(&report.device) != reports.first().map(|r| &r.device))
+    {
+        bail!("a roofline is of one device; found {} beside {}", other.device, reports[0].device);
+    }
+    std::fs::write(path, roofline::svg(reports)).with_context(|| path.display().to_string())
+}
+
 /// The step that takes so many rows, and none more.
 fn find_step(table: &Table, rows: u32, kind: StepKind) -> Result<usize> {
     let of_kind = |step: &&Step| step.kind == kind;
@@ -161,11 +195,18 @@ fn find_step(table: &Table, rows: u32, kind: StepKind) -> Result<usize> {
     found.with_context(|| format!("no such step of {rows} rows; there are those of {}", sizes.join(", ")))
 }
 
-/// Bytes and multiply-adds of a launch at `depth`: the table gives those of attention for one position.
-fn cost(kernel: &KernelDesc, depth: u32) -> (u64, u64) {
-    let of_positions = ["attend_split", "attend_step"].iter().any(|name| kernel.name.starts_with(name));
-    let positions = if of_positions { u64::from(depth) + 1 } else { 1 };
-    (kernel.bytes * positions, kernel.macs * positions)
+/// Bytes and multiply-adds of a launch of `rows` at `depth`: the table gives those of attention for one position. In a prompt
+/// rows see half of each other on average, and what they read of the caches is little beside their own queries and outputs.
+fn cost(kernel: &KernelDesc, (depth, rows): (u32, u32)) -> (u64, u64) {
+    let is = |names: &[&str]| names.iter().any(|name| kernel.name.starts_with(name));
+    let (depth, rows) = (u64::from(depth), u64::from(rows));
+    if is(&["attend_prefill"]) {
+        (kernel.bytes, kernel.macs * (2 * depth + rows + 1) / 2)
+    } else if is(&["attend_split", "attend_step"]) {
+        (kernel.bytes * (depth + 1), kernel.macs * (depth + 1))
+    } else {
+        (kernel.bytes, kernel.macs)
+    }
 }
 
 /// What a launch is added up under.
@@ -199,7 +240,7 @@ fn rows(table: &Table, step: &Step, (times, depth): (&[Duration], u32), level: L
     for (index, (launch, time)) in step.launches.iter().zip(times).enumerate() {
         let Some(kernel) = table.kernels.get(launch.kernel as usize) else { continue };
         let name = group(launch, kernel, (index, level));
-        let (bytes, macs) = cost(kernel, depth);
+        let (bytes, macs) = cost(kernel, (depth, step.rows));
         let sum = sums.entry(name.clone()).or_insert_with(|| {
             order.push(name);
             (0, 0.0, 0, 0)
@@ -231,8 +272,18 @@ fn rows(table: &Table, step: &Step, (times, depth): (&[Duration], u32), level: L
 
 impl Report {
     fn lines(&self) -> Vec<String> {
-        let header =
-            ["operation", "launches", "µs", "share", "floor µs", "of floor", "GB/s", "GFLOP/s", "FLOP/byte"];
+        let header = [
+            "operation",
+            "launches",
+            "µs",
+            "share",
+            "floor µs",
+            "of floor",
+            "GB/s",
+            "of 4.5 TB/s",
+            "GFLOP/s",
+            "FLOP/byte",
+        ];
         let cells = |row: &Row| {
             vec![
                 row.name.clone(),
@@ -242,6 +293,7 @@ impl Report {
                 format!("{:.2}", row.floor_us),
                 format!("{:.1}×", row.us / row.floor_us.max(1e-9)),
                 format!("{:.1}", row.gb_s),
+                of_bandwidth(row.gb_s),
                 format!("{:.1}", row.gflop_s),
                 format!("{:.2}", row.intensity),
             ]
@@ -253,13 +305,19 @@ impl Report {
         )];
         lines.extend(table_text::columns(&header, &self.operations.iter().map(cells).collect::<Vec<_>>()));
         lines.push(format!(
-            "the launches one by one take {:.1} µs; their bytes at {:.1} TB/s {:.1} µs. A replayed step overlaps launches and is shorter",
+            "* at least 75 % of 4.5 TB/s; the launches one by one take {:.1} µs; their bytes at {:.1} TB/s {:.1} µs. A replayed step overlaps launches and is shorter",
             self.step_us,
             BANDWIDTH / 1e12,
             self.floor_us
         ));
         lines
     }
+}
+
+/// The share of the bandwidth that reads reach; marked where memory is as good as all that decides.
+fn of_bandwidth(gb_s: f64) -> String {
+    let share = gb_s * 1e9 / BANDWIDTH;
+    format!("{}{:.0} %", if share >= NEAR { "* " } else { "" }, share * 100.0)
 }
 
 #[cfg(test)]
@@ -289,6 +347,11 @@ mod tests {
     }
 
     #[test]
+    fn kernels_near_the_bandwidth_are_marked() {
+        assert_eq!([3374.0, 3376.0, 45.0].map(of_bandwidth), ["75 %", "* 75 %", "1 %"]);
+    }
+
+    #[test]
     fn steps_are_found_by_rows_and_kind() {
         let table = tiny();
         let of =
@@ -304,6 +367,9 @@ mod tests {
     fn attention_costs_what_its_positions_cost() {
         let table = tiny();
         let kernel = table.kernels.iter().find(|k| k.name == "attend_step").unwrap();
-        assert_eq!(cost(kernel, 9).0, 10 * cost(kernel, 0).0);
+        assert_eq!(cost(kernel, (9, 1)).0, 10 * cost(kernel, (0, 1)).0);
+        // Rows of a prompt see 1, 2 and 3 positions: 2 on average.
+        let prompt = table.kernels.iter().find(|k| k.name == "attend_prefill").unwrap();
+        assert_eq!(cost(prompt, (0, 3)), (prompt.bytes, 2 * prompt.macs));
     }
 }

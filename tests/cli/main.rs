@@ -14,6 +14,7 @@ mod explain;
 mod fixture;
 mod jit;
 mod manual;
+mod measure;
 mod perplexity;
 mod progress;
 mod quantize;
