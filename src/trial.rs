@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use codegen::kernels::{Mismatch, Operation, Trial, judge};
-use emulator::{Checks, Config, Machine, Outcome};
+use emulator::{Checks, Config, LaunchShape, Machine, Outcome};
 use plan::KernelDesc;
 use runtime::queue::{Buf, Call, Kernels, Queue, QueueError};
 
@@ -81,7 +81,10 @@ pub fn emulate(kernel: &KernelDesc, trial: &Trial, threads: usize) -> Result<Arg
         machine.write(*address, &arg.linked(&addresses))?;
     }
     let params = addresses.get(..trial.n_params()).unwrap_or_default();
-    match machine.launch(&program, &*kernel.entry, kernel.grid, kernel.block, params)? {
+    let (grid, block) = (kernel.grid, kernel.block);
+    let (dynamic_shared, cooperative) = (kernel.dynamic_shared_bytes(), kernel.cooperative);
+    let shape = LaunchShape { grid, block, dynamic_shared, cooperative };
+    match machine.launch_shaped(&program, &*kernel.entry, shape, params)? {
         Outcome::Done(_) => {}
         Outcome::Trap(trap) => return Err(TrialError::Trap(trap.to_string())),
     }

@@ -235,7 +235,7 @@ impl<'a> Wanted<'a> {
     fn buffered(&self, t: Tile, kept: u32) -> Tile {
         // Few rows are all about weights on their way.
         let double = Tile { buffers: 2, fill: if t.n < 8 { Fill::Before } else { Fill::During }, ..t };
-        let room = if t.resident == 1 { ALONE_WORDS } else { COMMON_WORDS };
+        let room = if t.resident == 1 && double.fills_during() { ALONE_WORDS } else { COMMON_WORDS };
         let fits = |m: &Matrix| self.words(m, double).max(self.words(m, t)) + kept <= room;
         if self.matrices.iter().all(fits) { double } else { t }
     }
