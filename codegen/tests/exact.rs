@@ -8,7 +8,7 @@ mod kernel_trial;
 use kernel_trial::{check, machine, run};
 use monomorph_codegen::kernels::activate::Activate;
 use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendPrefill};
-use monomorph_codegen::kernels::ffn::GateUp;
+use monomorph_codegen::kernels::ffn::{Crew, GateUp};
 use monomorph_codegen::kernels::gemm::{Gemm, GemmGateUp, GemmQkv};
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::norm::Norm;
@@ -67,7 +67,7 @@ fn every_type_and_form_with_one_row_and_with_several() {
             let matrices = [m(qtype, 20), m(others[0], 9), m(others[1], 12)];
             let qkv = Exact(GemvQkv { matrices, split, norm: None });
             let (gate, up, activation) = (m(qtype, 32), m(up, 32), Activation::Silu);
-            let gated = Exact(GateUp { gate, up, activation, unroll: 2, norm: None });
+            let gated = Exact(GateUp { gate, up, activation, unroll: 2, norm: None, crew: Crew::BLOCK });
             check(&one, seed..seed + 1);
             check(&qkv, seed..seed + 1);
             check(&gated, seed..seed + 1);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may")]
 
 use emulator::{Checks, Config, LaunchShape, Machine, Outcome};
-use monomorph_codegen::kernels::ffn::GateUp;
+use monomorph_codegen::kernels::ffn::{Crew, GateUp};
 use monomorph_codegen::kernels::gemm::{Fill, Gemm, GemmGateUp, GemmQkv, Tile};
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::{Operation, judge};
@@ -318,7 +318,7 @@ fn gate_and_up_have_the_bits_of_the_row_alone() {
         args.extend([Arg::longer(vec![], 96 * rows as usize), Arg::longer(vec![], 24 * rows as usize)]);
         let n = batch.active.len();
         let found = Ready::new(&gemm).launch(&args, &[96 * n, 24 * n]);
-        let one = GateUp { gate, up, activation, unroll, norm: None };
+        let one = GateUp { gate, up, activation, unroll, norm: None, crew: Crew::BLOCK };
         let one = Ready::new(&one);
         for (row, x) in batch.active.iter().enumerate() {
             let mut args: Vec<Arg> = weights.iter().cloned().map(Arg::of).collect();

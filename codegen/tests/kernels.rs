@@ -9,7 +9,7 @@ use kernel_trial::{check, machine};
 use monomorph_codegen::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
 use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendSplit};
 use monomorph_codegen::kernels::embed::Embed;
-use monomorph_codegen::kernels::ffn::GateUp;
+use monomorph_codegen::kernels::ffn::{Crew, GateUp};
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::norm::Norm;
 use monomorph_codegen::kernels::repack::Repack;
@@ -80,6 +80,7 @@ fn gate_and_up_of_every_type() {
                 activation: Activation::Silu,
                 unroll: 2,
                 norm: None,
+                crew: Crew::BLOCK,
             },
             0..1,
         );
@@ -92,6 +93,7 @@ fn gate_and_up_of_every_type() {
                 activation: Activation::Silu,
                 unroll: 2,
                 norm: None,
+                crew: Crew::BLOCK,
             },
             0..1,
         );
@@ -232,8 +234,8 @@ fn mixed_types_share_a_qkv_launch() {
 
 #[test]
 fn matrices_that_norm_their_vector_themselves() {
-    // Fewer quads than threads; a whole turn; a turn and a half, and a cut super-block; two turns.
-    for cols in [512, 1024, 1664, 2048] {
+    // Fewer quads than threads; a whole turn; a turn and a part of one, and a cut super-block; two turns.
+    for cols in [512, 2048, 2688, 4096] {
         let m = |qtype, rows| Matrix { qtype, rows, cols };
         let norm = Some(Norm { dim: cols, eps: 1e-5, rows: 1 });
         for (k_split, unroll) in [(1, 4), (2, 2), (4, 1), (8, 3)] {
@@ -241,14 +243,14 @@ fn matrices_that_norm_their_vector_themselves() {
             let split = Split { k_split, tiles_per_cta: 1, unroll };
             check(&GemvQkv { matrices, split, norm: norm.clone() }, 0..4);
         }
-        let gated = |gate: Matrix, up| GateUp {
-            gate,
-            up,
-            activation: Activation::Silu,
-            unroll: 2,
-            norm: norm.clone(),
-        };
-        check(&gated(m(QType::Q4_0, 64), m(QType::Q8_0, 64)), 0..4);
+        for (warps, tiles) in [(8, 1), (8, 2), (16, 1), (16, 2)] {
+            let (gate, up) = (m(QType::Q4_0, 128), m(QType::Q8_0, 128));
+            let crew = Crew { warps, tiles };
+            check(
+                &GateUp { gate, up, activation: Activation::Silu, unroll: 2, norm: norm.clone(), crew },
+                0..2,
+            );
+        }
     }
     let m = |qtype| Matrix { qtype, rows: 32, cols: 1536 };
     let norm = Some(Norm { dim: 1536, eps: 1e-6, rows: 1 });

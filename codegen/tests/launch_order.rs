@@ -32,6 +32,13 @@ fn early_input(x: In<u32>, y: Out<u32>) {
 }
 
 #[kernel(grid = 1, block = 32)]
+fn early_history(x: Settled<u32>, y: Out<u32>) {
+    let value = x.at(lane_id()).load();
+    wait_for_earlier();
+    y.at(lane_id()).store(value);
+}
+
+#[kernel(grid = 1, block = 32)]
 fn early_store(y: Out<u32>) {
     if lane_id() == 0 {
         y.at(0).store(1u32);
@@ -86,6 +93,13 @@ fn weights_are_loaded_before_the_wait() {
     let (before, after) = text.split_at(place(&text, "griddepcontrol.wait"));
     assert_eq!([before, after].map(|part| part.matches("ld.global").count()), [1, 1], "{text}");
     assert!(!before.contains(".nc"), "ptxas may move such loads behind the wait\n{text}");
+}
+
+#[test]
+fn what_was_settled_before_the_step_is_loaded_before_the_wait() {
+    let text = text(&early_history().unwrap(), 90);
+    let load = text.find("ld.global").unwrap();
+    assert!(load < place(&text, "griddepcontrol.wait"), "{text}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use monomorph_codegen::kernels::attention::{
 };
 use monomorph_codegen::kernels::bias::AddBias;
 use monomorph_codegen::kernels::embed::Embed;
-use monomorph_codegen::kernels::ffn::GateUp;
+use monomorph_codegen::kernels::ffn::{Crew, GateUp};
 use monomorph_codegen::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
 use monomorph_codegen::kernels::norm::Norm;
 use monomorph_codegen::kernels::post_norm::PostNorm;
@@ -238,7 +238,8 @@ fn operations() -> Vec<Box<dyn Operation>> {
             up: m(QType::Q4K, 64, 512),
             activation: Activation::Silu,
             unroll: 2,
-            norm: None,
+            norm: Some(Norm { dim: 512, eps: 1e-2, rows: 1 }),
+            crew: Crew { warps: 8, tiles: 2 },
         }),
         Box::new(GateUp {
             gate: m(QType::Q5_0, 32, 288),
@@ -246,6 +247,7 @@ fn operations() -> Vec<Box<dyn Operation>> {
             activation: Activation::GeluTanh,
             unroll: 2,
             norm: None,
+            crew: Crew::BLOCK,
         }),
         Box::new(Activate { dim: 160, activation: Activation::GeluErf, bias: true, rows: 1 }),
         Box::new(Activate { dim: 160, activation: Activation::GeluQuick, bias: false, rows: 2 }),

@@ -9,7 +9,7 @@ use kernel_trial::check;
 use monomorph_codegen::kernels::activate::Activate;
 use monomorph_codegen::kernels::bias::AddBias;
 use monomorph_codegen::kernels::embed::Embed;
-use monomorph_codegen::kernels::ffn::GateUp;
+use monomorph_codegen::kernels::ffn::{Crew, GateUp};
 use monomorph_codegen::kernels::norm::Norm;
 use monomorph_codegen::kernels::post_norm::PostNorm;
 use monomorph_codegen::kernels::qk_norm::QkNorm;
@@ -53,7 +53,17 @@ const ACTIVATIONS: [Activation; 4] =
 fn every_activation_gated_and_alone() {
     let m = |qtype| Matrix { qtype, rows: 64, cols: 640 };
     for activation in ACTIVATIONS {
-        check(&GateUp { gate: m(QType::Q5_0), up: m(QType::Q8_0), activation, unroll: 2, norm: None }, 0..2);
+        check(
+            &GateUp {
+                gate: m(QType::Q5_0),
+                up: m(QType::Q8_0),
+                activation,
+                unroll: 2,
+                norm: None,
+                crew: Crew::BLOCK,
+            },
+            0..2,
+        );
         for (dim, bias, rows) in [(32, false, 1), (96, true, 1), (672, false, 3), (1056, true, 2)] {
             check(&Activate { dim, activation, bias, rows }, 0..4);
         }

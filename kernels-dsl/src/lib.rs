@@ -30,7 +30,7 @@ use syn::{ItemFn, parse_macro_input};
 
 /// Turns a function into the builder of a kernel: `#[kernel(grid = …, block = … [, min_ctas = …])]`.
 ///
-/// Parameters of type `Fixed<T>`, `In<T>`, `Out<T>` and `InOut<T>` become kernel parameters in order; all others stay parameters
+/// Parameters of type `Fixed<T>`, `Settled<T>`, `In<T>`, `Out<T>` and `InOut<T>` become kernel parameters in order; all others stay parameters
 /// of the builder function, which returns `Result<dsl::Kernel, dsl::BuildError>`. `///` lines become the kernel's
 /// comment in PTX. `grid` and `block` are expressions over the build-time parameters: `u32` or tuples of up to three.
 #[proc_macro_attribute]

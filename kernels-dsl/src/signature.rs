@@ -143,11 +143,9 @@ fn refuse_qualifiers(item: &ItemFn) -> Result<()> {
 /// Whether a parameter's type is one of the device pointers, told by its last path segment.
 fn is_pointer(ty: &Type) -> bool {
     match ty {
-        Type::Path(path) => path
-            .path
-            .segments
-            .last()
-            .is_some_and(|s| matches!(s.ident.to_string().as_str(), "Fixed" | "In" | "Out" | "InOut")),
+        Type::Path(path) => path.path.segments.last().is_some_and(|s| {
+            matches!(s.ident.to_string().as_str(), "Fixed" | "Settled" | "In" | "Out" | "InOut")
+        }),
         _ => false,
     }
 }

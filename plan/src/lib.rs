@@ -119,10 +119,19 @@ impl Dims {
 pub enum Access {
     /// Only read; nothing writes it while the kernel runs.
     Read,
+    /// Only read, perhaps while launches before it in the step still run: none of them writes it.
+    Settled,
     /// Only written.
     Write,
     /// Read and written.
     ReadWrite,
+}
+
+impl Access {
+    /// Whether the kernel writes there.
+    pub const fn writes(self) -> bool {
+        matches!(self, Access::Write | Access::ReadWrite)
+    }
 }
 
 /// A parameter of a kernel: always a device pointer.

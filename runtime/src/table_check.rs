@@ -155,7 +155,7 @@ fn arg_problem((table, step): (&Table, &Step), arg: Arg, access: Access, context
         Arg::Weight(idx) if idx as usize >= table.weights.len() => {
             Some(format!("weight {idx} of {}", table.weights.len()))
         }
-        Arg::Weight(idx) if access != Access::Read => Some(format!("weight {idx} would be written")),
+        Arg::Weight(idx) if access.writes() => Some(format!("weight {idx} would be written")),
         Arg::Weight(_) => None,
         Arg::Buffer { index, offset } => match step.buffers.get(index as usize) {
             None => Some(format!("buffer {index} of {}", step.buffers.len())),
@@ -163,7 +163,7 @@ fn arg_problem((table, step): (&Table, &Step), arg: Arg, access: Access, context
                 Some(format!("byte {offset} of {:?}, which has {}", b.slot, buffer_bytes(b, context)))
             }
             // All sessions share these.
-            Some(b) if CONSTANT_SLOTS.contains(&b.slot) && access != Access::Read => {
+            Some(b) if CONSTANT_SLOTS.contains(&b.slot) && access.writes() => {
                 Some(format!("{:?} would be written", b.slot))
             }
             Some(_) => None,

@@ -8,6 +8,8 @@ use thiserror::Error;
 pub enum Access {
     /// `Fixed<T>` and `In<T>`: only read, and not written by anyone from the wait for earlier launches to the kernel's end.
     Read,
+    /// `Settled<T>`: as `Fixed<T>`, and not written by an earlier launch of the step.
+    Settled,
     /// `Out<T>`: only written.
     Write,
     /// `InOut<T>`: read and written.

@@ -63,10 +63,10 @@
 //! * `#[device] fn` for helpers: inlined where called, generic if you like.
 //!
 //! # Memory
-//! * [`Fixed<T>`](Fixed) (weights and tables: nobody writes them), [`In<T>`](In), [`Out<T>`](Out), [`InOut<T>`](InOut) as parameters;
+//! * [`Fixed<T>`](Fixed) (weights and tables: nobody writes them), [`Settled<T>`](Settled) (what earlier steps wrote), [`In<T>`](In), [`Out<T>`](Out), [`InOut<T>`](InOut) as parameters;
 //!   [`shared::<T>(n)`](shared) for the CTA's memory.
 //! * A kernel may start while the launch before it still runs. It waits for that first of all, or where it calls
-//!   [`wait_for_earlier`]: what it loads through [`Fixed<T>`](Fixed) before is on its way meanwhile.
+//!   [`wait_for_earlier`]: what it loads through [`Fixed<T>`](Fixed) or [`Settled<T>`](Settled) before is on its way meanwhile.
 //! * `p.at(i)` is a [`Place`]: `.load()`, `.load_x2()`, `.load_x4()`, `.store(v)`, `.store_x2(..)`, `.store_x4(..)`, `.prefetch_l2()`,
 //!   `.cached(Cache::NoAllocate)`; with [`InOut`] or shared memory also `.load_acquire(scope)`, `.store_release(scope, v)`,
 //!   `.atomic_add(scope, v)`, `.red_add(scope, v)`, `.release_add(scope, v)`, `.atomic_cas(..)`. `p.store(i, v)` is `p.at(i).store(v)`.
@@ -107,7 +107,7 @@ pub use intrinsics::*;
 pub use kernel::{Access, BuildError, BuildFault, Kernel, ParamInfo};
 pub use math::{exp, sigmoid, silu};
 pub use pointer::{
-    Cache, Elem, Fixed, In, InOut, Index, Kind, Out, Place, Ptr, Readable, Scope, Shared, Writable,
+    Cache, Elem, Fixed, In, InOut, Index, Kind, Out, Place, Ptr, Readable, Scope, Settled, Shared, Writable,
     at_address, shared,
 };
 pub use record::{note, refuse};

@@ -1,4 +1,4 @@
-//! Device pointers: `Fixed<T>`, `In<T>`, `Out<T>`, `InOut<T>` to global memory, `Shared<T>` to the CTA's.
+//! Device pointers: `Fixed<T>`, `Settled<T>`, `In<T>`, `Out<T>`, `InOut<T>` to global memory, `Shared<T>` to the CTA's.
 //!
 //! A pointer is a base and an offset of build time; indices of build time only change the offset, which becomes the
 //! immediate of the address. Indices on the device are 32-bit and are widened once, in the address.
@@ -50,7 +50,7 @@ pub trait Readable: Kind {
 }
 /// Memory that can be stored to.
 #[diagnostic::on_unimplemented(
-    message = "an `In` or `Fixed` pointer is only read",
+    message = "an `In`, `Fixed` or `Settled` pointer is only read",
     note = "use `Out<T>` or `InOut<T>` to write"
 )]
 pub trait Writable: Kind {}
@@ -69,6 +69,8 @@ macro_rules! kinds {
 kinds! {
     /// Kind of `Fixed`.
     Lasting: Global, Read;
+    /// Kind of `Settled`.
+    OfStep: Global, Settled;
     /// Kind of `In`.
     ReadOnly: Global, Read;
     /// Kind of `Out`.
@@ -79,6 +81,9 @@ kinds! {
     OfCta: Shared, ReadWrite;
 }
 impl Readable for Lasting {
+    const LOAD: &'static [Mod] = &[Mod::Nc];
+}
+impl Readable for OfStep {
     const LOAD: &'static [Mod] = &[Mod::Nc];
 }
 impl Readable for ReadOnly {
@@ -99,6 +104,11 @@ impl Exchangeable for OfCta {}
 /// Global memory that no launch of a model's step writes: weights, tables, what the host puts there before a step. Its loads go through the read-only path and
 /// may come before [`wait_for_earlier`](super::intrinsics::wait_for_earlier).
 pub type Fixed<T> = Ptr<T, Lasting>;
+/// Global memory that was written before the step began, by the host or by a step before: what the kernel reads of it, no
+/// launch before it in the step writes, nor itself. As of `Fixed`, it may be loaded before
+/// [`wait_for_earlier`](super::intrinsics::wait_for_earlier): a step begins when all work before it is done. The plan refuses a
+/// step whose earlier launches write such a parameter's buffer.
+pub type Settled<T> = Ptr<T, OfStep>;
 /// Global memory that the kernel only reads; an earlier launch may have written it.
 pub type In<T> = Ptr<T, ReadOnly>;
 /// Global memory that the kernel only writes.

@@ -78,6 +78,7 @@ fn field(param: &plan::ParamDesc) -> Field {
     };
     let access = match param.access {
         Access::Read => "read",
+        Access::Settled => "read, settled before the step",
         Access::Write => "written",
         Access::ReadWrite => "read and written",
     };

@@ -23,7 +23,7 @@ pub fn fault(function: &Function) -> Option<&'static str> {
 }
 
 const NOT_ALL: &str = "wait_for_earlier() or let_next_start() stands where not all threads pass: in one arm of a branch, or a loop";
-const TOO_EARLY: &str = "memory that is no `Fixed<T>` is used before wait_for_earlier()";
+const TOO_EARLY: &str = "memory that is no `Fixed<T>` or `Settled<T>` is used before wait_for_earlier()";
 
 /// Whether a block's threads have waited at its end. A kernel without any wait may use what it likes: it waits at its start.
 fn passes(block: &Block) -> Result<bool, &'static str> {

@@ -18,6 +18,16 @@ pub(super) struct KvRows {
     pub(super) dim: u32,
 }
 
+/// Where a row goes, and whether it does: of CTAs that have the same row, one stores it.
+#[derive(Clone, Copy)]
+pub(super) struct Keeper {
+    /// Address of the cache.
+    pub(super) cache: V<u64>,
+    /// Where the row begins.
+    pub(super) place: V<u32>,
+    pub(super) stores: V<bool>,
+}
+
 impl KvRows {
     pub(super) const fn new(kv: KvType, dim: u32) -> KvRows {
         KvRows { kv, dim }
@@ -43,7 +53,7 @@ impl KvRows {
 
     /// Loads eight elements of the row at `place`, as they lie in memory: `element` is a multiple of 8.
     #[device]
-    pub(super) fn fetch(self, cache: In<u8>, place: V<u32>, element: V<u32>) -> Vec<V<u32>> {
+    pub(super) fn fetch<K: Readable>(self, cache: Ptr<u8, K>, place: V<u32>, element: V<u32>) -> Vec<V<u32>> {
         match self.kv {
             KvType::F16 => {
                 let from = cache.cast::<F16>().offset(place).offset(element).cast::<u32>();
@@ -105,48 +115,51 @@ impl KvRows {
         }
     }
 
-    /// Stores an element of the row at `place` and gives what reading it will give. In q8_0 a warp stores a block, one
-    /// element a lane.
+    /// Stores an element of a row, where the CTA is the one to do so, and gives what reading it will give. In q8_0 a warp stores a
+    /// block, one element a lane.
     #[device]
-    pub(super) fn keep(self, cache: V<u64>, place: V<u32>, element: V<u32>, value: V<f32>) -> V<f32> {
+    pub(super) fn keep(self, to: Keeper, element: V<u32>, value: V<f32>) -> V<f32> {
         match self.kv {
             KvType::F16 => {
-                let cache: Out<F16> = at_address(cache);
+                let cache: Out<F16> = at_address(to.cache);
                 let kept = value.to_f16();
-                cache.offset(place).at(element).store(kept);
+                if to.stores {
+                    cache.offset(to.place).at(element).store(kept);
+                }
                 kept.to_f32()
             }
             KvType::F32 => {
-                let cache: Out<f32> = at_address(cache);
-                cache.offset(place).at(element).store(value);
+                let cache: Out<f32> = at_address(to.cache);
+                if to.stores {
+                    cache.offset(to.place).at(element).store(value);
+                }
                 value
             }
             KvType::Q8_0 => {
-                let (q, scale) = self.store_block(cache, place, element, value);
+                let (q, scale) = quantize::block_of_warp(value);
+                let scale = scale.to_f16();
+                if to.stores {
+                    self.write_block(at_address::<u8, _>(to.cache).offset(to.place), element, (q, scale));
+                }
                 q.to_f32() * scale.to_f32()
             }
         }
     }
 
     /// Stores a block of q8_0 of the row at `place`, one element a lane; all lanes of a warp take part.
-    /// Gives the lane's quant and the scale.
     #[device]
-    pub(super) fn store_block(
-        self,
-        cache: V<u64>,
-        place: V<u32>,
-        element: V<u32>,
-        value: V<f32>,
-    ) -> (V<i32>, V<F16>) {
+    pub(super) fn store_block(self, cache: V<u64>, place: V<u32>, element: V<u32>, value: V<f32>) {
         let cache: Out<u8> = at_address(cache);
-        let row = cache.offset(place);
         let (q, scale) = quantize::block_of_warp(value);
-        let scale = scale.to_f16();
+        self.write_block(cache.offset(place), element, (q, scale.to_f16()));
+    }
+
+    #[device]
+    fn write_block(self, row: Out<u8>, element: V<u32>, (q, scale): (V<i32>, V<F16>)) {
         row.at(element).store(q.as_u32());
         if lane_id() == 0 {
             row.offset(self.dim).cast::<F16>().at(element / BLOCK).store(scale);
         }
-        (q, scale)
     }
 }
 

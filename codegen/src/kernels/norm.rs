@@ -21,8 +21,6 @@ pub struct Norm {
 
 /// Shared memory that a staged vector may take with its norm, bytes.
 const STAGED_BYTES: u32 = 44 * 1024;
-/// Warps of a matrix kernel that norms its vector itself.
-pub(super) const MATRIX_WARPS: u32 = 8;
 /// Quads of a chunk: a warp sums one at a time. The sum of squares is that of the chunks', whoever computes them.
 const CHUNK: u32 = 32;
 
@@ -30,7 +28,7 @@ impl Norm {
     /// Whether the matrix kernels that follow can norm their vector themselves, a launch less, though each CTA does it again:
     /// their shared memory holds the vector and the norm's weights besides a little else.
     pub fn joins_matrices(&self) -> bool {
-        Staged::bytes(self.dim) + 4 * self.chunks() <= STAGED_BYTES
+        Staged::bytes(self.dim) + 4 * self.dim + 4 * self.chunks() <= STAGED_BYTES
     }
 
     const fn quads(&self) -> u32 {
@@ -47,7 +45,7 @@ impl Norm {
     }
 
     /// Quads of a thread in a CTA of `n_warps`.
-    const fn turns(&self, n_warps: u32) -> u32 {
+    pub(super) const fn turns(&self, n_warps: u32) -> u32 {
         self.chunks().div_ceil(n_warps)
     }
 }
@@ -68,7 +66,8 @@ pub fn norm_quantize(
 ) {
     for_row(s.rows, block_idx_x(), control, |here| {
         let x = here.of(x, s.dim);
-        let (values, scale) = scale_of(s, x, s.threads() / 32);
+        let values = quads_of(s, x, s.threads() / 32);
+        let scale = scale_of(s, &values, s.threads() / 32);
         let (quants, meta) = (here.of(quants, s.dim / 4), here.of(meta, s.dim / 16));
         for_quads(s, s.threads() / 32, |turn, place| {
             let w = weight.at(place * 4).load_x4();
@@ -86,7 +85,8 @@ pub fn norm_quantize(
 pub fn norm_exact(s: &Norm, control: In<u32>, x: In<f32>, weight: Fixed<f32>, y: Out<f32>) {
     for_row(s.rows, block_idx_x(), control, |here| {
         let x = here.of(x, s.dim);
-        let (values, scale) = scale_of(s, x, s.threads() / 32);
+        let values = quads_of(s, x, s.threads() / 32);
+        let scale = scale_of(s, &values, s.threads() / 32);
         let y = here.of(y, s.dim);
         for_quads(s, s.threads() / 32, |turn, place| {
             let w = weight.at(place * 4).load_x4();
@@ -111,16 +111,22 @@ pub(super) fn for_quads(s: &Norm, n_warps: u32, body: impl Fn(usize, V<u32>)) {
     }
 }
 
-/// The quads of a thread in a CTA of `n_warps`, and what the row is multiplied by. A chunk's squares are added along each
-/// lane's quad, then over the lanes as a tree; lane `i` of a warp adds chunks i, i + 32, …; then the lanes again.
+/// The quads of a thread in a CTA of `n_warps`.
 #[device]
-pub(super) fn scale_of(s: &Norm, x: In<f32>, n_warps: u32) -> (Vec<[V<f32>; 4]>, V<f32>) {
+pub(super) fn quads_of<K: Readable>(s: &Norm, x: Ptr<f32, K>, n_warps: u32) -> Vec<[V<f32>; 4]> {
     let mut values = Vec::new();
     for turn in unroll(0..s.turns(n_warps)) {
         let place = thread_idx_x() + turn * n_warps * 32;
         let place = if (turn + 1) * n_warps <= s.chunks() { place } else { min(place, s.quads() - 1) };
         values.push(x.at(place * 4).load_x4());
     }
+    values
+}
+
+/// What a row is multiplied by, from the quads of a CTA's threads. A chunk's squares are added along each lane's quad, then over
+/// the lanes as a tree; lane `i` of a warp adds chunks i, i + 32, …; then the lanes again.
+#[device]
+pub(super) fn scale_of(s: &Norm, values: &[[V<f32>; 4]], n_warps: u32) -> V<f32> {
     let sums = shared::<f32>(s.chunks());
     for_quads(s, n_warps, |turn, place| {
         let v = values[turn];
@@ -141,8 +147,7 @@ pub(super) fn scale_of(s: &Norm, x: In<f32>, n_warps: u32) -> (Vec<[V<f32>; 4]>,
             total = total + select(chunk < s.chunks(), sum, 0.0);
         }
     }
-    let scale = rcp(sqrt(warp_sum(total) / (s.dim as f32) + s.eps));
-    (values, scale)
+    rcp(sqrt(warp_sum(total) / (s.dim as f32) + s.eps))
 }
 
 #[device]

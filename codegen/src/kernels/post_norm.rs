@@ -1,6 +1,6 @@
 //! A norm behind a matrix: what attention or feed-forward found is normed before it joins the residual stream.
 
-use super::norm::{Norm, for_quads, normed, scale_of};
+use super::norm::{Norm, for_quads, normed, quads_of, scale_of};
 use super::operation::{Cost, Expect, Operation, Trial};
 use super::reference;
 use super::rows::{Control, for_row};
@@ -22,7 +22,8 @@ pub fn norm_add(s: &PostNorm, control: In<u32>, y: In<f32>, weight: Fixed<f32>, 
     for_row(s.rows, block_idx_x(), control, |here| {
         let (y, x) = (here.of(y, s.dim), here.of(x, s.dim));
         let n_warps = s.threads() / 32;
-        let (values, scale) = scale_of(s, y, n_warps);
+        let values = quads_of(s, y, n_warps);
+        let scale = scale_of(s, &values, n_warps);
         for_quads(s, n_warps, |turn, place| {
             let place = place * 4;
             let (w, old) = (weight.at(place).load_x4(), x.at(place).load_x4());

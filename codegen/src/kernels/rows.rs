@@ -48,7 +48,12 @@ impl Row {
     }
 
     /// The addresses of the K and V caches of the row's sequence.
-    pub(super) fn caches(self, rows: Rows, control: In<u32>, kv: In<u64>) -> [V<u64>; 2] {
+    pub(super) fn caches<K: Readable>(
+        self,
+        rows: Rows,
+        control: Ptr<u32, K>,
+        kv: Ptr<u64, K>,
+    ) -> [V<u64>; 2] {
         let kv = match self.0 {
             Some(_) => kv.offset(self.control(control).at(2).load() * rows.seq_stride),
             None => kv,
@@ -65,6 +70,25 @@ pub(super) fn for_row<K: Readable>(rows: u32, index: V<u32>, control: Ptr<u32, K
     } else {
         if index < control.at(0).load() {
             body(Row::new(rows, index));
+        }
+    }
+}
+
+/// As [`for_row`] for a body that waits for earlier launches: without a row, that is all a CTA does.
+#[device]
+pub(super) fn for_row_or_wait<K: Readable>(
+    rows: u32,
+    index: V<u32>,
+    control: Ptr<u32, K>,
+    body: impl Fn(Row),
+) {
+    if rows == 1 {
+        body(Row::new(1, index));
+    } else {
+        if index < control.at(0).load() {
+            body(Row::new(rows, index));
+        } else {
+            wait_for_earlier();
         }
     }
 }

@@ -16,9 +16,9 @@ use crate::CodegenError;
 use crate::kernels::argmax::{Argmax, ArgmaxFinal, ArgmaxPart};
 use crate::kernels::attention::{Attend, AttendMerge, AttendPrefill, AttendSplit, QuantizeRows};
 use crate::kernels::embed::Embed;
-use crate::kernels::ffn::GateUp;
+use crate::kernels::ffn::{Crew, GateUp};
 use crate::kernels::gemm::{Gemm, GemmGateUp, GemmQkv};
-use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, Split};
+use crate::kernels::gemv::{Epilogue, Gemv, GemvQkv, STAGED_WARPS, Split, WARPS};
 use crate::kernels::norm::Norm;
 use crate::kernels::rope::RopeAppend;
 use crate::kernels::sample::{Sample, SampleBins, SampleCut, SampleFinal, SamplePart, SampleWeigh};
@@ -79,7 +79,7 @@ impl StepPlanner<'_, '_> {
             n_heads: d.n_heads,
             n_kv_heads: d.n_kv_heads,
             head_dim: d.head_dim,
-            n_splits: Attend::splits_for(d.n_kv_heads, self.planner.device.n_sms),
+            n_splits: Attend::splits_for(d.n_heads, d.n_kv_heads, self.planner.device.n_sms),
             window: layer.and_then(|layer| d.window(layer)),
             kv: d.kv_type,
             rows: Rows::new(self.rows, d.n_layers),
@@ -90,11 +90,11 @@ impl StepPlanner<'_, '_> {
         Argmax::new(self.planner.spec.dims.vocab_size, self.planner.device.n_sms, self.rows)
     }
 
-    /// The layout of a launch over matrices of the same width.
-    fn split(&self, matrices: &[Matrix]) -> Split {
+    /// The layout of a launch over matrices of the same width, in CTAs of at most `most_warps`.
+    fn split(&self, matrices: &[Matrix], most_warps: u32) -> Split {
         let n_tiles = matrices.iter().map(Matrix::n_tiles).sum();
         let n_super_blocks = matrices.first().map_or(0, Matrix::n_super_blocks);
-        Split::choose(n_tiles, n_super_blocks, self.planner.device).fit(matrices)
+        Split::choose(n_tiles, n_super_blocks, self.planner.device, most_warps).fit(matrices)
     }
 
     fn add_buffers(&mut self) {
@@ -168,7 +168,9 @@ impl StepPlanner<'_, '_> {
         })?;
         let kernel = self.planner.registry.add(operation)?;
         self.planner.registry.check_arity(kernel, args.len())?;
-        self.launches.push(Launch { kernel, layer, phase, args: args.into() });
+        let launch = Launch { kernel, layer, phase, args: args.into() };
+        self.planner.registry.check_settled(&launch, &self.launches)?;
+        self.launches.push(launch);
         Ok(())
     }
 
@@ -212,7 +214,7 @@ impl StepPlanner<'_, '_> {
         let at = (Some(layer), Phase::Body);
         let roles = [Role::AttnQ, Role::AttnK, Role::AttnV];
         let matrices = roles.map(|role| self.matrix(role, layer));
-        let split = self.split(&matrices);
+        let split = self.split(&matrices, WARPS);
         let weights = roles.map(Use::Weight);
         if let Some(norm) = self.fused_norm() {
             let uses: Vec<Use> = [Use::Slot(Slot::Hidden), Use::Weight(Role::AttnNorm)]
@@ -312,14 +314,19 @@ impl StepPlanner<'_, '_> {
                 .chain(roles.map(Use::Weight))
                 .chain(self.slots_of(Vector::Ffn).into_iter().map(Use::Slot))
                 .collect();
-            return self.launch(GateUp { gate, up, activation, unroll: 2, norm: Some(norm) }, at, &uses);
+            let crew = Crew::choose(&gate, self.planner.device);
+            return self.launch(
+                GateUp { gate, up, activation, unroll: 2, norm: Some(norm), crew },
+                at,
+                &uses,
+            );
         }
         self.norm(Role::FfnNorm, at)?;
         let slots = [Vector::Stream, Vector::Ffn].map(|vector| self.slots_of(vector)).concat();
         let uses = roles.map(Use::Weight).into_iter().chain(slots.into_iter().map(Use::Slot));
         match self.rows {
             1 => self.launch_on_acts(
-                GateUp { gate, up, activation, unroll: 2, norm: None },
+                GateUp { gate, up, activation, unroll: 2, norm: None, crew: Crew::BLOCK },
                 at,
                 &uses.collect::<Vec<_>>(),
             ),
@@ -335,11 +342,15 @@ impl StepPlanner<'_, '_> {
         (vector, to): (Vector, Slot),
     ) -> Result<(), CodegenError> {
         let matrix = self.matrix(role, at.0.unwrap_or(0));
-        let split = self.split(&[matrix]);
+        let split = self.split(&[matrix], WARPS);
         let slots = self.slots_of(vector).into_iter().chain([to]);
         let uses = std::iter::once(Use::Weight(role)).chain(slots.map(Use::Slot));
         match self.rows {
-            1 => self.launch_on_acts(Gemv { matrix, epilogue, split }, at, &uses.collect::<Vec<_>>()),
+            1 => {
+                let gemv = Gemv { matrix, epilogue, split };
+                let split = if gemv.stages() { self.split(&[matrix], STAGED_WARPS) } else { split };
+                self.launch_on_acts(Gemv { split, ..gemv }, at, &uses.collect::<Vec<_>>())
+            }
             rows => self.launch_rows(Gemm::new(matrix, epilogue, split, rows), at, uses),
         }
     }

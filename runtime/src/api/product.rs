@@ -63,7 +63,7 @@ fn look<'t>(table: &'t Table, step: &'t Step, launch: &'t Launch, place: usize) 
         let mut pairs = launch.args.iter().zip(kernel.params.iter());
         pairs.find(|(arg, param)| fits(slot(**arg), param)).map(|(arg, _)| *arg)
     };
-    let read = |param: &plan::ParamDesc| param.access == Access::Read;
+    let read = |param: &plan::ParamDesc| !param.access.writes();
     // The embedding takes rows of the same matrix without a vector: no product.
     let quants = find(&|slot, p| read(p) && matches!(slot, Some(Slot::ActQuants | Slot::FfnQuants)))?;
     let meta = find(&|slot, p| read(p) && matches!(slot, Some(Slot::ActMeta | Slot::FfnMeta)))?;

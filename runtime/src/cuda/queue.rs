@@ -278,10 +278,13 @@ impl CudaKernels {
     }
 
     /// The calls were checked.
-    fn enqueue(&self, calls: &[Call], start: Start) -> driver::Result<()> {
-        let mut calls =
-            calls.iter().filter_map(|call| Some((self.functions.get(call.kernel as usize)?, call)));
-        calls.try_for_each(|(function, call)| function.launch(&self.device.stream, &call.args, start))
+    /// Enqueues launches. The first starts when all work before it is done, which is what `Settled` parameters rest on.
+    fn enqueue(&self, calls: &[Call]) -> driver::Result<()> {
+        let calls = calls.iter().filter_map(|call| Some((self.functions.get(call.kernel as usize)?, call)));
+        let starts = std::iter::once(Start::InOrder).chain(std::iter::repeat(Start::Early));
+        calls
+            .zip(starts)
+            .try_for_each(|((function, call), start)| function.launch(&self.device.stream, &call.args, start))
     }
 }
 
@@ -300,7 +303,7 @@ impl Kernels for CudaKernels {
         self.device.enter()?;
         self.check(calls)?;
         let _stream = self.device.lock();
-        self.device.check(self.enqueue(calls, Start::Early))
+        self.device.check(self.enqueue(calls))
     }
 
     fn profile(&self, calls: &[Call]) -> Result<Vec<Duration>, QueueError> {
@@ -314,7 +317,7 @@ impl Kernels for CudaKernels {
         for (event, idx) in events.iter().zip(0..) {
             d.check(d.stream.record(event))?;
             if let Some(call) = calls.get(idx) {
-                d.check(self.enqueue(std::slice::from_ref(call), Start::InOrder))?;
+                d.check(self.enqueue(std::slice::from_ref(call)))?;
             }
         }
         d.poison.watch(d.waiter().wait(|| d.stream.query()))?;
@@ -332,7 +335,7 @@ impl Kernels for CudaKernels {
             true => None,
             false => {
                 let _stream = d.lock();
-                let captured = d.stream.capture(|| self.enqueue(&calls, Start::Early));
+                let captured = d.stream.capture(|| self.enqueue(&calls));
                 Some(ManuallyDrop::new(d.poison.watch(captured.map_err(|e| e.on(&d.name)))?))
             }
         };

@@ -82,8 +82,12 @@ struct Kernel<'a> {
     ptx: Cow<'a, str>,
 }
 
-const ACCESS: [(Access, &str); 3] =
-    [(Access::Read, "read"), (Access::Write, "write"), (Access::ReadWrite, "read_write")];
+const ACCESS: [(Access, &str); 4] = [
+    (Access::Read, "read"),
+    (Access::Settled, "settled"),
+    (Access::Write, "write"),
+    (Access::ReadWrite, "read_write"),
+];
 
 /// The text of an entry.
 pub(super) fn print(key: &str, kernels: &[KernelDesc]) -> Result<String, EntryError> {

@@ -174,7 +174,7 @@ fn outputs<'a>(
     launch: &'a Launch,
     kernel: &'a KernelDesc,
 ) -> impl Iterator<Item = (Slot, Access)> + 'a {
-    uses(step, launch, kernel).filter(|(_, access)| *access != Access::Read)
+    uses(step, launch, kernel).filter(|(_, access)| access.writes())
 }
 
 /// Whether a launch puts keys and values into the caches, which it reaches through [`Slot::Kv`]: the first of its layer

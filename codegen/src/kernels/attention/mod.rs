@@ -61,9 +61,21 @@ pub struct Attend {
 }
 
 impl Attend {
-    /// Enough stretches that every multiprocessor has a CTA, which keeps it busy, and few enough to be merged quickly.
-    pub fn splits_for(n_kv_heads: u32, n_sms: u32) -> u32 {
-        (n_sms / n_kv_heads).clamp(1, 64)
+    /// Enough stretches that every multiprocessor has as many CTAs as it holds, which keeps it busy, and few enough to be merged
+    /// quickly.
+    pub fn splits_for(n_heads: u32, n_kv_heads: u32, n_sms: u32) -> u32 {
+        (Attend::resident(n_heads / n_kv_heads) * n_sms / n_kv_heads).clamp(1, 64)
+    }
+
+    /// CTAs of one row that a multiprocessor holds: two, with 128 registers a thread, while a group's outputs take no more than
+    /// 32 of them.
+    const fn resident(group: u32) -> u32 {
+        if group * PER_LANE <= 32 { 2 } else { 1 }
+    }
+
+    /// The same of CTAs of this shape.
+    pub(super) const fn min_ctas(&self) -> u32 {
+        Attend::resident(self.group())
     }
 
     /// Query heads that share a key head.

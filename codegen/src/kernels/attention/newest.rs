@@ -3,6 +3,7 @@
 
 use super::step::AttendStep;
 use crate::dsl::prelude::*;
+use crate::kernels::kv_rows::Keeper;
 use crate::kernels::rope::{exponent_scale, pair_places, rotate};
 use ::plan::RopeKind;
 
@@ -16,22 +17,6 @@ pub(super) enum Extra {
     Norms([Fixed<f32>; 2]),
 }
 
-impl Extra {
-    fn bias(self, of: usize) -> Option<Fixed<f32>> {
-        match self {
-            Extra::Biases(biases) => Some(biases[of]),
-            _ => None,
-        }
-    }
-
-    fn norm(self, of: usize) -> Option<Fixed<f32>> {
-        match self {
-            Extra::Norms(norms) => Some(norms[of]),
-            _ => None,
-        }
-    }
-}
-
 /// What a CTA prepares from and to.
 #[derive(Clone, Copy)]
 pub(super) struct Workshop {
@@ -41,6 +26,11 @@ pub(super) struct Workshop {
     pub(super) angles: Fixed<f32>,
     pub(super) extra: Extra,
     pub(super) kv_head: V<u32>,
+    /// Query heads of the CTA, and the first of them.
+    pub(super) group: u32,
+    pub(super) first_head: V<u32>,
+    /// Whether it is the CTA that appends.
+    pub(super) appends: V<bool>,
     /// Addresses of the caches.
     pub(super) caches: [V<u64>; 2],
     /// The newest position.
@@ -59,38 +49,110 @@ struct Pair {
     there: Option<V<bool>>,
 }
 
-/// A head on its way.
-#[derive(Clone, Copy)]
-struct Head {
-    x: In<f32>,
-    bias: Option<Fixed<f32>>,
-    norm: Option<Fixed<f32>>,
+/// What a lane needs for a head besides its elements, which nobody has to be waited for.
+pub(super) struct Early {
+    /// `(cos, sin)` of its pairs.
+    angles: Vec<[V<f32>; 2]>,
+    /// Biases of its elements, or weights of their norm: pair by pair, of the value in the order of its elements. Empty where
+    /// there are none.
+    extra: Vec<V<f32>>,
+}
+
+/// The lane's pairs of a head: index, and whether no other lane has it.
+#[device]
+fn own_pairs(s: &AttendStep) -> Vec<(V<u32>, Option<V<bool>>)> {
+    let half = s.attend.head_dim / 2;
+    let mut own: Vec<(V<u32>, Option<V<bool>>)> = Vec::new();
+    for turn in unroll(0..half.div_ceil(32)) {
+        let i = lane_id() + turn * 32;
+        let is_whole = (turn + 1) * 32 <= half;
+        own.push((if is_whole { i } else { min(i, half - 1) }, (!is_whole).then(|| i < half)));
+    }
+    own
+}
+
+/// Loads what does not depend on earlier launches: for each of the warp's jobs, angles and biases or weights.
+#[device]
+pub(super) fn gather(s: &AttendStep, w: Workshop) -> Vec<Early> {
+    let (group, warps, head_dim) = (w.group, s.attend.warps(), s.attend.head_dim);
+    let mut gathered: Vec<Early> = Vec::new();
+    for turn in unroll(0..(group + 2).div_ceil(warps)) {
+        let job = warp_id() + turn * warps;
+        let mut angles = Vec::new();
+        for (own, _) in each(own_pairs(s)) {
+            angles.push(w.angles.at(own * 2).load_x2());
+        }
+        let of_kv = w.kv_head * head_dim;
+        let mut extra = Vec::new();
+        match w.extra {
+            Extra::Nothing => {}
+            Extra::Biases([q, k, v]) => {
+                extra = vec![dev(0.0f32); 2 * angles.len()];
+                if job < group {
+                    extra = of_pairs(s, q.offset((w.first_head + job) * head_dim));
+                } else {
+                    if job == group {
+                        extra = of_pairs(s, k.offset(of_kv));
+                    } else {
+                        extra = in_order(s, v.offset(of_kv));
+                    }
+                }
+            }
+            Extra::Norms([q, k]) => {
+                extra = vec![dev(0.0f32); 2 * angles.len()];
+                if job < group {
+                    extra = of_pairs(s, q);
+                } else {
+                    extra = of_pairs(s, k);
+                }
+            }
+        }
+        gathered.push(Early { angles, extra });
+    }
+    gathered
+}
+
+/// The lane's elements pair by pair.
+#[device]
+fn of_pairs(s: &AttendStep, from: Fixed<f32>) -> Vec<V<f32>> {
+    let mut out = Vec::new();
+    for (own, _) in each(own_pairs(s)) {
+        for place in each(pair_places(s.kind, s.attend.head_dim, own)) {
+            out.push(from.at(place).load());
+        }
+    }
+    out
+}
+
+/// Elements `lane, lane + 32, …`; as many as [`of_pairs`] gives, the last repeated.
+#[device]
+fn in_order(s: &AttendStep, from: Fixed<f32>) -> Vec<V<f32>> {
+    let head_dim = s.attend.head_dim;
+    let mut out = Vec::new();
+    for turn in unroll(0..2 * (head_dim / 2).div_ceil(32)) {
+        let e = lane_id() + turn * 32;
+        out.push(from.at(if (turn + 1) * 32 <= head_dim { e } else { min(e, head_dim - 1) }).load());
+    }
+    out
 }
 
 /// The lane's pairs of a head: `lane, lane + 32, …`.
 #[device]
-fn pairs_of(s: &AttendStep, w: Workshop, head: Head) -> Vec<Pair> {
-    let (head_dim, half) = (s.attend.head_dim, s.attend.head_dim / 2);
+fn pairs_of(s: &AttendStep, w: Workshop, x: In<f32>, early: &Early) -> Vec<Pair> {
     let mut pairs: Vec<Pair> = Vec::new();
-    let mut angles = Vec::new();
-    for turn in unroll(0..half.div_ceil(32)) {
-        let i = lane_id() + turn * 32;
-        let is_whole = (turn + 1) * 32 <= half;
-        let own = if is_whole { i } else { min(i, half - 1) };
-        let there = (!is_whole).then(|| i < half);
-        let places = pair_places(s.kind, head_dim, own);
-        angles.push(w.angles.at(own * 2).load_x2());
-        pairs.push(Pair { places, values: places.map(|e| head.x.at(e).load()), there });
+    for (own, there) in each(own_pairs(s)) {
+        let places = pair_places(s.kind, s.attend.head_dim, own);
+        pairs.push(Pair { places, values: places.map(|e| x.at(e).load()), there });
     }
-    if let Some(weight) = head.norm {
-        normalize(s, &mut pairs, weight);
+    if matches!(w.extra, Extra::Norms(_)) {
+        normalize(s, &mut pairs, &early.extra);
     }
-    for (pair, angle) in each(pairs.iter_mut().zip(angles)) {
-        if let Some(bias) = head.bias {
-            let [first, second] = pair.places;
-            pair.values = [pair.values[0] + bias.at(first).load(), pair.values[1] + bias.at(second).load()];
+    for i in unroll(0..pairs.len()) {
+        if matches!(w.extra, Extra::Biases(_)) {
+            let [first, second] = pairs[i].values;
+            pairs[i].values = [first + early.extra[2 * i], second + early.extra[2 * i + 1]];
         }
-        pair.values = rotate(pair.values, angle);
+        pairs[i].values = rotate(pairs[i].values, early.angles[i]);
     }
     pairs
 }
@@ -98,7 +160,7 @@ fn pairs_of(s: &AttendStep, w: Workshop, head: Head) -> Vec<Pair> {
 /// The norm of a head, with the sums in the order of `qk_norm`: a lane's elements ascend through the first of its pairs,
 /// then the second.
 #[device]
-fn normalize(s: &AttendStep, pairs: &mut [Pair], weight: Fixed<f32>) {
+fn normalize(s: &AttendStep, pairs: &mut [Pair], weights: &[V<f32>]) {
     let mut squares = 0.0;
     for side in unroll(0..2) {
         for pair in each(pairs.iter()) {
@@ -107,9 +169,9 @@ fn normalize(s: &AttendStep, pairs: &mut [Pair], weight: Fixed<f32>) {
     }
     let total = warp_sum(squares);
     let scale = rcp(sqrt(total / (s.attend.head_dim as f32) + s.norm_eps.unwrap_or(0.0)));
-    for pair in each(pairs.iter_mut()) {
+    for i in unroll(0..pairs.len()) {
         for side in unroll(0..2) {
-            pair.values[side] = pair.values[side] * scale * weight.at(pair.places[side]).load();
+            pairs[i].values[side] = pairs[i].values[side] * scale * weights[2 * i + side];
         }
     }
 }
@@ -128,32 +190,30 @@ fn where_there(there: Option<V<bool>>, body: impl Fn()) {
 
 /// Queries of the group and, where `is_last`, the new key and value: into shared memory, and these into the caches.
 #[device]
-pub(super) fn prepare(s: &AttendStep, w: Workshop, is_last: V<bool>) {
-    let (group, warps) = (s.attend.group(), s.attend.warps());
-    for turn in unroll(0..(group + 2).div_ceil(warps)) {
-        let job = warp_id() + turn * warps;
+pub(super) fn prepare(s: &AttendStep, w: Workshop, early: Vec<Early>, is_last: V<bool>) {
+    let (group, warps) = (w.group, s.attend.warps());
+    for (turn, early) in each(early.iter().enumerate()) {
+        let job = warp_id() + turn as u32 * warps;
         if job < group {
-            prepare_query(s, w, job);
+            prepare_query(s, w, early, job);
         } else {
             if is_last && job == group {
-                prepare_key(s, w);
+                prepare_key(s, w, early);
             }
             if is_last && job == group + 1 {
-                prepare_value(s, w);
+                prepare_value(s, w, early);
             }
         }
     }
 }
 
 #[device]
-fn prepare_query(s: &AttendStep, w: Workshop, job: V<u32>) {
+fn prepare_query(s: &AttendStep, w: Workshop, early: &Early, job: V<u32>) {
     let head_dim = s.attend.head_dim;
-    let element = (w.kv_head * s.attend.group() + job) * head_dim;
-    let bias = w.extra.bias(0).map(|bias| bias.offset(element));
-    let head = Head { x: w.qkv.offset(element), bias, norm: w.extra.norm(0) };
+    let element = (w.first_head + job) * head_dim;
     let to = w.queries.offset(job * head_dim);
     let scale = exponent_scale(s.score_scale);
-    for pair in each(pairs_of(s, w, head)) {
+    for pair in each(pairs_of(s, w, w.qkv.offset(element), early)) {
         where_there(pair.there, || {
             for side in unroll(0..2) {
                 to.at(pair.places[side]).store(pair.values[side] * scale);
@@ -163,17 +223,16 @@ fn prepare_query(s: &AttendStep, w: Workshop, job: V<u32>) {
 }
 
 #[device]
-fn prepare_key(s: &AttendStep, w: Workshop) {
+fn prepare_key(s: &AttendStep, w: Workshop, early: &Early) {
     let (rows, head_dim) = (s.attend.kv_rows(), s.attend.head_dim);
-    let (element, place) = (w.kv_head * head_dim, rows.place(w.newest));
-    let bias = w.extra.bias(1).map(|bias| bias.offset(element));
-    let head = Head { x: w.qkv.offset(s.attend.q_dim()).offset(element), bias, norm: w.extra.norm(1) };
-    for pair in each(pairs_of(s, w, head)) {
+    let element = w.kv_head * head_dim;
+    let to = Keeper { cache: w.caches[0], place: rows.place(w.newest), stores: w.appends };
+    let x = w.qkv.offset(s.attend.q_dim()).offset(element);
+    for pair in each(pairs_of(s, w, x, early)) {
         where_there(pair.there, || {
             for side in unroll(0..2) {
                 let (e, value) = (pair.places[side], pair.values[side]);
-                let kept =
-                    if rows.in_blocks() { value } else { rows.keep(w.caches[0], place, element + e, value) };
+                let kept = if rows.in_blocks() { value } else { rows.keep(to, element + e, value) };
                 w.new.at(e).store(kept);
             }
         });
@@ -183,27 +242,28 @@ fn prepare_key(s: &AttendStep, w: Workshop) {
         sync_warp();
         for turn in unroll(0..head_dim / 32) {
             let e = lane_id() + turn * 32;
-            let kept = rows.keep(w.caches[0], place, element + e, w.new.at(e).load());
+            let kept = rows.keep(to, element + e, w.new.at(e).load());
             w.new.at(e).store(kept);
         }
     }
 }
 
 #[device]
-fn prepare_value(s: &AttendStep, w: Workshop) {
+fn prepare_value(s: &AttendStep, w: Workshop, early: &Early) {
     let (rows, head_dim) = (s.attend.kv_rows(), s.attend.head_dim);
-    let (element, place) = (w.kv_head * head_dim, rows.place(w.newest));
+    let element = w.kv_head * head_dim;
+    let to = Keeper { cache: w.caches[1], place: rows.place(w.newest), stores: w.appends };
     let x = w.qkv.offset(s.attend.q_dim() + rows.dim).offset(element);
     for turn in unroll(0..head_dim.div_ceil(32)) {
         let e = lane_id() + turn * 32;
         let there = ((turn + 1) * 32 > head_dim).then(|| e < head_dim);
         where_there(there, || {
             let value = x.at(e).load();
-            let value = match w.extra.bias(2) {
-                Some(bias) => value + bias.offset(element).at(e).load(),
-                None => value,
+            let value = match w.extra {
+                Extra::Biases(_) => value + early.extra[turn as usize],
+                _ => value,
             };
-            w.new.at(e + head_dim).store(rows.keep(w.caches[1], place, element + e, value));
+            w.new.at(e + head_dim).store(rows.keep(to, element + e, value));
         });
     }
 }

@@ -35,7 +35,8 @@ pub fn attend_split(
         if split == 0 || offset < extent.cached {
             let [k, v] = here.caches(s.rows, control, kv);
             let element = kv_head * s.head_dim + part_of(s) * PER_LANE;
-            let source = Source { k: at_address(k), v: at_address(v), element };
+            let caches: [In<u8>; 2] = [at_address(k), at_address(v)];
+            let source = Source { k: caches[0], v: caches[1], element };
             let span = Span::new(s, extent, split);
             let ahead = fetch_first(s, source, span);
             let q = load_queries(s, here.of(qkv, s.qkv_dim()), kv_head);

@@ -2,15 +2,15 @@
 //! merge after it.
 
 use super::join::{Parts, Quad, join_stretches, join_warps, store_blocks, store_floats};
-use super::newest::{Extra, Workshop, norms_in_pairs, prepare};
+use super::newest::{Extra, Workshop, gather, norms_in_pairs, prepare};
 use super::step_trial;
-use super::walk::{Source, Span, State, fetch_first, part_of, walk};
+use super::walk::{Source, Span, Staged, State, fetch_first, load_part, part_of, walk};
 use super::{Attend, Extent, PER_LANE};
 use crate::dsl::{BuildError, Kernel, Ordering, Rmw, Scope, prelude::*};
 use crate::kernels::exact::Exact;
 use crate::kernels::operation::{Cost, Operation, Trial};
 use crate::kernels::rope::RopeAppend;
-use crate::kernels::rows::{Row, for_row};
+use crate::kernels::rows::{Row, for_row_or_wait};
 use ::plan::{KvType, RopeKind};
 
 /// All of a step's attention: what [`RopeAppend`], [`super::AttendSplit`] and [`super::AttendMerge`] do, to the bit. The rows
@@ -40,6 +40,15 @@ impl AttendStep {
         blocks && cache && norm
     }
 
+    /// How a CTA sees one query head, where those of a key head can be dealt out when one stretch is all there is: to as many
+    /// CTAs, each with whole blocks of outputs and as many warps as a CTA of the whole group.
+    fn single_heads(&self) -> Option<Attend> {
+        let s = &self.attend;
+        let one = Attend { n_heads: s.n_kv_heads, ..s.clone() };
+        let fits = s.group() > 1 && s.n_splits >= s.group() && one.merged_kv_heads() == 1;
+        (fits && one.warps() == s.warps()).then_some(one)
+    }
+
     /// Bytes of the counters, which are 0 before and after each launch.
     pub const fn arrived_bytes(&self) -> u64 {
         4 * self.attend.n_kv_heads as u64 * self.attend.rows.count as u64
@@ -64,12 +73,12 @@ impl AttendStep {
 /// What a launch reads.
 #[derive(Clone, Copy)]
 struct Inputs {
-    control: In<u32>,
+    control: Settled<u32>,
     /// `(cos, sin)` of each position.
     table: Fixed<f32>,
     extra: Extra,
     qkv: In<f32>,
-    kv: In<u64>,
+    kv: Settled<u64>,
 }
 
 /// Where the stretches of a row meet.
@@ -81,75 +90,124 @@ struct Meeting {
     arrived: InOut<u32>,
 }
 
-/// The row's attention; `store` gets the CTA's row, its key head and its outputs.
+/// What a CTA of a row does.
+#[derive(Clone, Copy)]
+struct Part {
+    split: V<u32>,
+    kv_head: V<u32>,
+    /// Its first query head.
+    first_head: V<u32>,
+    is_last: V<bool>,
+    appends: V<bool>,
+}
+
+/// The row's attention; `store` gets the CTA's row, its heads (those of a key head, or one) and their outputs: the heads are the
+/// `n`-th such lot.
 #[device]
-fn attend_row(s: &AttendStep, from: Inputs, meeting: Meeting, store: impl Fn(Row, V<u32>, &[Quad])) {
-    let attend = &s.attend;
-    for_row(attend.rows.count, block_idx_z(), from.control, |here| {
-        let (split, kv_head) = (block_idx_x(), block_idx_y());
-        let extent = Extent::new(attend, here.control(from.control).at(1).load());
-        let offset = split * extent.stretch;
-        if split == 0 || offset < extent.cached {
-            let is_last = offset + extent.stretch >= extent.cached;
-            let quads = attend_stretch(s, (from, here), extent, (split, kv_head, is_last));
-            // One stretch is all: nobody else has anything.
+fn attend_row(
+    s: &AttendStep,
+    from: Inputs,
+    meeting: Meeting,
+    store: impl Fn(Row, (&Attend, V<u32>), &[Quad]),
+) {
+    for_row_or_wait(s.attend.rows.count, block_idx_z(), from.control, |here| {
+        let (kv_head, split) = (block_idx_x(), block_idx_y());
+        let extent = Extent::new(&s.attend, here.control(from.control).at(1).load());
+        if let Some(one) = s.single_heads() {
+            // One stretch is all: its heads go to the CTAs that would have other stretches.
             if extent.cached <= extent.stretch {
-                store(here, kv_head, &quads);
+                if split < s.attend.group() {
+                    let first_head = kv_head * s.attend.group() + split;
+                    let is_last = extent.cached <= extent.stretch;
+                    let part = Part { split: dev(0), kv_head, first_head, is_last, appends: split == 0 };
+                    let quads = attend_stretch((s, &one), (from, here), extent, part);
+                    store(here, (&one, first_head), &quads);
+                } else {
+                    wait_for_earlier();
+                }
             } else {
-                meet(attend, (meeting, here), (extent.active(), kv_head, split), &quads, &store);
+                attend_stretches(s, (from, here, meeting), (extent, split, kv_head), &store);
             }
+        } else {
+            attend_stretches(s, (from, here, meeting), (extent, split, kv_head), &store);
         }
     });
 }
 
-/// The result of one stretch.
+/// The CTA's stretch of a key head; the last CTA to be done stores what all of them give.
+#[device]
+fn attend_stretches(
+    s: &AttendStep,
+    (from, here, meeting): (Inputs, Row, Meeting),
+    (extent, split, kv_head): (Extent, V<u32>, V<u32>),
+    store: &impl Fn(Row, (&Attend, V<u32>), &[Quad]),
+) {
+    let attend = &s.attend;
+    let offset = split * extent.stretch;
+    if split == 0 || offset < extent.cached {
+        let is_last = offset + extent.stretch >= extent.cached;
+        let first_head = kv_head * attend.group();
+        let part = Part { split, kv_head, first_head, is_last, appends: is_last };
+        let quads = attend_stretch((s, attend), (from, here), extent, part);
+        if s.single_heads().is_some() {
+            meet(attend, (meeting, here), (extent.active(), kv_head, split), &quads, store);
+        } else {
+            if extent.cached <= extent.stretch {
+                store(here, (attend, kv_head), &quads);
+            } else {
+                meet(attend, (meeting, here), (extent.active(), kv_head, split), &quads, store);
+            }
+        }
+    } else {
+        wait_for_earlier();
+    }
+}
+
+/// The result of one stretch, for the query heads that `attend` says. Only what the matrices gave is waited for: the row's place,
+/// its caches and the first of their rows were there before the step.
 #[device]
 fn attend_stretch(
-    s: &AttendStep,
+    (s, attend): (&AttendStep, &Attend),
     (from, here): (Inputs, Row),
     extent: Extent,
-    (split, kv_head, is_last): (V<u32>, V<u32>, V<bool>),
+    part: Part,
 ) -> Vec<Quad> {
-    let attend = &s.attend;
     let (head_dim, group) = (attend.head_dim, attend.group());
     let caches = here.caches(attend.rows, from.control, from.kv);
     let [k, v] = caches;
-    let element = kv_head * head_dim + part_of(attend) * PER_LANE;
-    let source = Source { k: at_address(k), v: at_address(v), element };
-    let span = Span::new(attend, extent, split);
+    let element = part.kv_head * head_dim + part_of(attend) * PER_LANE;
+    let [k, v]: [Settled<u8>; 2] = [at_address(k), at_address(v)];
+    let source = Source { k, v, element };
+    let span = Span::new(attend, extent, part.split);
     let ahead = fetch_first(attend, source, span);
     let queries = shared::<f32>(group * head_dim);
     let new = shared::<f32>(2 * head_dim);
     let workshop = Workshop {
-        qkv: here.of(from.qkv, attend.qkv_dim()),
+        qkv: here.of(from.qkv, s.attend.qkv_dim()),
         angles: from.table.offset(extent.newest * head_dim),
         extra: from.extra,
-        kv_head,
+        kv_head: part.kv_head,
+        group,
+        first_head: part.first_head,
+        appends: part.appends,
         caches,
         newest: extent.newest,
         queries,
         new,
     };
-    prepare(s, workshop, is_last);
+    let early = gather(s, workshop);
+    wait_for_earlier();
+    prepare(s, workshop, early, part.is_last);
     sync_threads();
-    let part = part_of(attend) * PER_LANE;
-    let mut q = Vec::new();
-    for g in unroll(0..group) {
-        q.push(load_part(queries.offset(part), g * head_dim));
-    }
+    let place = part_of(attend) * PER_LANE;
+    let q = Staged { first: queries.offset(place), head_dim };
     let (mut m, mut l, mut o) = State::empty(attend).parts();
-    if is_last && warp_id() == attend.warps() - 1 {
-        let [k, v] = [0, head_dim].map(|first| load_part(new.offset(part), first));
+    if part.is_last && warp_id() == attend.warps() - 1 {
+        let [k, v] = [0, head_dim].map(|first| load_part(new.offset(place), first));
         (m, l, o) = State::of_one(attend, &q, &k, &v).parts();
     }
     let state = walk(attend, &q, (source, span), ahead, State { m, l, o });
     join_warps(attend, state)
-}
-
-/// Eight elements.
-#[device]
-fn load_part(from: Shared<f32>, first: u32) -> Vec<V<f32>> {
-    [from.at(first).load_x4(), from.at(first + 4).load_x4()].concat()
 }
 
 /// Leaves a stretch's result for the CTA of the key head that comes last, which merges them all.
@@ -159,7 +217,7 @@ fn meet(
     (meeting, here): (Meeting, Row),
     (n_active, kv_head, split): (V<u32>, V<u32>, V<u32>),
     quads: &[Quad],
-    store: &impl Fn(Row, V<u32>, &[Quad]),
+    store: &impl Fn(Row, (&Attend, V<u32>), &[Quad]),
 ) {
     let parts =
         Parts { partial: here.of(meeting.partial, s.partials()), stats: here.of(meeting.stats, s.stats()) };
@@ -175,22 +233,22 @@ fn meet(
         if thread_idx_x() == 0 {
             arrived.store(0);
         }
-        store(here, kv_head, &join_stretches(s, &parts, kv_head, n_active));
+        store(here, (s, kv_head), &join_stretches(s, &parts, kv_head, n_active));
     }
 }
 
 /// x = softmax(rope(q)·K) V over the positions of a row, its new one (rope(k), v) included and appended; quantized
 /// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) in rows of the cache's type · partial (row, kv head, stretch, group, head_dim), stats likewise of (m, l) f32 · arrived (row, kv head), 0 before and after · quants (row, q_dim) i8 · meta (row, q_dim / 32)
 /// layout   as attend_split; the last stretch has the new position; the CTA of a key head that is done last merges as attend_merge
-/// launch   grid (n_splits, n_kv_heads, rows), block 256 or 128; stretches beyond the length return at once
+/// launch   grid (n_kv_heads, n_splits, rows), block 256 or 128; stretches beyond the length return at once
 /// source   Su et al. 2021; Dao et al. 2022 and 2023 (flash decoding)
-#[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+#[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
 pub fn attend_step(
     s: &AttendStep,
-    control: In<u32>,
+    control: Settled<u32>,
     table: Fixed<f32>,
     qkv: In<f32>,
-    kv: In<u64>,
+    kv: Settled<u64>,
     partial: InOut<f32>,
     stats: InOut<f32>,
     arrived: InOut<u32>,
@@ -198,8 +256,8 @@ pub fn attend_step(
     meta: Out<u32>,
 ) {
     let from = Inputs { control, table, extra: Extra::Nothing, qkv, kv };
-    attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
-        quantized(s, here, (kv_head, quads), (quants, meta));
+    attend_row(s, from, Meeting { partial, stats, arrived }, |here, heads, quads| {
+        quantized(s, here, (heads, quads), (quants, meta));
     });
 }
 
@@ -208,16 +266,16 @@ pub fn attend_step(
 /// layout   as attend_step
 /// launch   as attend_step
 /// source   as attend_step; biases as in Qwen2
-#[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+#[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
 pub fn attend_step_bias(
     s: &AttendStep,
-    control: In<u32>,
+    control: Settled<u32>,
     table: Fixed<f32>,
     bq: Fixed<f32>,
     bk: Fixed<f32>,
     bv: Fixed<f32>,
     qkv: In<f32>,
-    kv: In<u64>,
+    kv: Settled<u64>,
     partial: InOut<f32>,
     stats: InOut<f32>,
     arrived: InOut<u32>,
@@ -225,8 +283,8 @@ pub fn attend_step_bias(
     meta: Out<u32>,
 ) {
     let from = Inputs { control, table, extra: Extra::Biases([bq, bk, bv]), qkv, kv };
-    attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
-        quantized(s, here, (kv_head, quads), (quants, meta));
+    attend_row(s, from, Meeting { partial, stats, arrived }, |here, heads, quads| {
+        quantized(s, here, (heads, quads), (quants, meta));
     });
 }
 
@@ -235,15 +293,15 @@ pub fn attend_step_bias(
 /// layout   as attend_step
 /// launch   as attend_step
 /// source   as attend_step; norms as qk_norm
-#[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+#[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
 pub fn attend_step_norm(
     s: &AttendStep,
-    control: In<u32>,
+    control: Settled<u32>,
     table: Fixed<f32>,
     wq: Fixed<f32>,
     wk: Fixed<f32>,
     qkv: In<f32>,
-    kv: In<u64>,
+    kv: Settled<u64>,
     partial: InOut<f32>,
     stats: InOut<f32>,
     arrived: InOut<u32>,
@@ -251,21 +309,21 @@ pub fn attend_step_norm(
     meta: Out<u32>,
 ) {
     let from = Inputs { control, table, extra: Extra::Norms([wq, wk]), qkv, kv };
-    attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
-        quantized(s, here, (kv_head, quads), (quants, meta));
+    attend_row(s, from, Meeting { partial, stats, arrived }, |here, heads, quads| {
+        quantized(s, here, (heads, quads), (quants, meta));
     });
 }
 
-/// Stores the outputs of a key head as blocks.
+/// Stores the outputs of a lot of heads as blocks.
 #[device]
 fn quantized(
     s: &AttendStep,
     here: Row,
-    (kv_head, quads): (V<u32>, &[Quad]),
+    ((attend, lot), quads): ((&Attend, V<u32>), &[Quad]),
     (quants, meta): (Out<u32>, Out<u32>),
 ) {
     let q_dim = s.attend.q_dim();
-    store_blocks(&s.attend, kv_head, quads, here.of(quants, q_dim / 4), here.of(meta, q_dim / 16));
+    store_blocks(attend, lot, quads, here.of(quants, q_dim / 4), here.of(meta, q_dim / 16));
 }
 
 impl Operation for AttendStep {
@@ -310,21 +368,21 @@ mod floats {
     /// layout   as attend_step
     /// launch   as attend_step
     /// source   as attend_step
-    #[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+    #[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
     pub fn attend_step_exact(
         s: &AttendStep,
-        control: In<u32>,
+        control: Settled<u32>,
         table: Fixed<f32>,
         qkv: In<f32>,
-        kv: In<u64>,
+        kv: Settled<u64>,
         partial: InOut<f32>,
         stats: InOut<f32>,
         arrived: InOut<u32>,
         x: Out<f32>,
     ) {
         let from = Inputs { control, table, extra: Extra::Nothing, qkv, kv };
-        attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
-            store_floats(&s.attend, kv_head, quads, here.of(x, s.attend.q_dim()));
+        attend_row(s, from, Meeting { partial, stats, arrived }, |here, (attend, lot), quads| {
+            store_floats(attend, lot, quads, here.of(x, s.attend.q_dim()));
         });
     }
 
@@ -333,24 +391,24 @@ mod floats {
     /// layout   as attend_step
     /// launch   as attend_step
     /// source   as attend_step_bias
-    #[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+    #[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
     pub fn attend_step_bias_exact(
         s: &AttendStep,
-        control: In<u32>,
+        control: Settled<u32>,
         table: Fixed<f32>,
         bq: Fixed<f32>,
         bk: Fixed<f32>,
         bv: Fixed<f32>,
         qkv: In<f32>,
-        kv: In<u64>,
+        kv: Settled<u64>,
         partial: InOut<f32>,
         stats: InOut<f32>,
         arrived: InOut<u32>,
         x: Out<f32>,
     ) {
         let from = Inputs { control, table, extra: Extra::Biases([bq, bk, bv]), qkv, kv };
-        attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
-            store_floats(&s.attend, kv_head, quads, here.of(x, s.attend.q_dim()));
+        attend_row(s, from, Meeting { partial, stats, arrived }, |here, (attend, lot), quads| {
+            store_floats(attend, lot, quads, here.of(x, s.attend.q_dim()));
         });
     }
 
@@ -359,23 +417,23 @@ mod floats {
     /// layout   as attend_step
     /// launch   as attend_step
     /// source   as attend_step_norm
-    #[kernel(grid = (s.attend.n_splits, s.attend.n_kv_heads, s.attend.rows.count), block = s.attend.threads())]
+    #[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
     pub fn attend_step_norm_exact(
         s: &AttendStep,
-        control: In<u32>,
+        control: Settled<u32>,
         table: Fixed<f32>,
         wq: Fixed<f32>,
         wk: Fixed<f32>,
         qkv: In<f32>,
-        kv: In<u64>,
+        kv: Settled<u64>,
         partial: InOut<f32>,
         stats: InOut<f32>,
         arrived: InOut<u32>,
         x: Out<f32>,
     ) {
         let from = Inputs { control, table, extra: Extra::Norms([wq, wk]), qkv, kv };
-        attend_row(s, from, Meeting { partial, stats, arrived }, |here, kv_head, quads| {
-            store_floats(&s.attend, kv_head, quads, here.of(x, s.attend.q_dim()));
+        attend_row(s, from, Meeting { partial, stats, arrived }, |here, (attend, lot), quads| {
+            store_floats(attend, lot, quads, here.of(x, s.attend.q_dim()));
         });
     }
 }

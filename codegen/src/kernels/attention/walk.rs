@@ -19,9 +19,9 @@ pub(super) fn holds(s: &Attend) -> V<bool> {
 
 /// The caches, from the lane's elements of a key head on.
 #[derive(Clone, Copy)]
-pub(super) struct Source {
-    pub(super) k: In<u8>,
-    pub(super) v: In<u8>,
+pub(super) struct Source<K> {
+    pub(super) k: Ptr<u8, K>,
+    pub(super) v: Ptr<u8, K>,
     /// The lane's first element of a position.
     pub(super) element: V<u32>,
 }
@@ -56,24 +56,30 @@ pub(super) struct Fetched {
     v: Vec<Vec<V<u32>>>,
 }
 
-/// Loads the positions of a team from `first` on; in place of those beyond the end, the last.
+/// Loads a team's positions of a round from a cache; in place of those beyond the end, the last.
 #[device]
-fn fetch(s: &Attend, source: Source, first: V<u32>, end: V<u32>) -> Fetched {
+fn fetch<K: Readable>(
+    s: &Attend,
+    (cache, element): (Ptr<u8, K>, V<u32>),
+    span: Span,
+    round: V<u32>,
+) -> Vec<Vec<V<u32>>> {
     let rows = s.kv_rows();
-    let last = max(end, 1) - 1;
-    let mut places = Vec::new();
+    let last = max(span.end, 1) - 1;
+    let first = span.first + round * s.round();
+    let mut fetched = Vec::new();
     for i in unroll(0..s.at_once()) {
-        places.push(rows.place(min(first + i * s.teams(), last)));
+        let place = rows.place(min(first + i * s.teams(), last));
+        fetched.push(rows.fetch(cache, place, element));
     }
-    let k = places.iter().map(|place| rows.fetch(source.k, *place, source.element)).collect();
-    let v = places.iter().map(|place| rows.fetch(source.v, *place, source.element)).collect();
-    Fetched { k, v }
+    fetched
 }
 
 /// The first positions of a span on their way.
 #[device]
-pub(super) fn fetch_first(s: &Attend, source: Source, span: Span) -> Fetched {
-    fetch(s, source, span.first, span.end)
+pub(super) fn fetch_first<K: Readable + Copy>(s: &Attend, source: Source<K>, span: Span) -> Fetched {
+    let [k, v] = [source.k, source.v].map(|cache| fetch(s, (cache, source.element), span, dev(0u32)));
+    Fetched { k, v }
 }
 
 /// What a warp knows of its positions. The maximum is that of all its teams; a lane has it, and its part of the sum, for
@@ -82,6 +88,37 @@ pub(super) struct State {
     pub(super) m: Vec<V<f32>>,
     pub(super) l: Vec<V<f32>>,
     pub(super) o: Vec<Vec<V<f32>>>,
+}
+
+/// The queries of a group of heads.
+pub(super) trait Queries {
+    /// The lane's elements of one.
+    fn of(&self, g: u32) -> Vec<V<f32>>;
+}
+
+/// In registers.
+impl Queries for Vec<Vec<V<f32>>> {
+    fn of(&self, g: u32) -> Vec<V<f32>> {
+        self[g as usize].clone()
+    }
+}
+
+/// In shared memory, from the lane's elements of the first on: read where they are used, which leaves registers for more CTAs.
+pub(super) struct Staged {
+    pub(super) first: Shared<f32>,
+    pub(super) head_dim: u32,
+}
+
+impl Queries for Staged {
+    fn of(&self, g: u32) -> Vec<V<f32>> {
+        load_part(self.first, g * self.head_dim)
+    }
+}
+
+/// Eight elements.
+#[device]
+pub(super) fn load_part(from: Shared<f32>, first: u32) -> Vec<V<f32>> {
+    [from.at(first).load_x4(), from.at(first + 4).load_x4()].concat()
 }
 
 /// The lane's part of a score.
@@ -117,11 +154,11 @@ impl State {
 
     /// After one position, whose key and value every team has: the first team counts it.
     #[device]
-    pub(super) fn of_one(s: &Attend, q: &[Vec<V<f32>>], k: &[V<f32>], v: &[V<f32>]) -> State {
+    pub(super) fn of_one(s: &Attend, q: &impl Queries, k: &[V<f32>], v: &[V<f32>]) -> State {
         let mut scores = Vec::new();
         let mut o = Vec::new();
         for g in unroll(0..s.group() as usize) {
-            let score = sum_lanes(part_of_dot(s, &q[g], k), s.lanes());
+            let score = sum_lanes(part_of_dot(s, &q.of(g as u32), k), s.lanes());
             // Its weight is 1, or NaN for a score that is none.
             let weight = select(lane_id() < s.lanes(), score - score + 1.0, 0.0);
             scores.push(score);
@@ -139,23 +176,29 @@ impl State {
 
 /// The lane's sums of scores at a team's positions.
 #[device]
-fn scores_of(s: &Attend, q: &[Vec<V<f32>>], keys: &[Vec<V<u32>>]) -> Vec<V<f32>> {
-    let mut parts = Vec::new();
+fn scores_of(s: &Attend, q: &impl Queries, keys: &[Vec<V<u32>>]) -> Vec<V<f32>> {
+    let group = s.group() as usize;
+    let mut wide = Vec::new();
     for words in each(keys.iter()) {
-        let k = s.kv_rows().widen(words);
-        for g in unroll(0..s.group() as usize) {
-            parts.push(part_of_dot(s, &q[g], &k));
+        wide.push(s.kv_rows().widen(words));
+    }
+    let mut parts = vec![dev(0.0f32); wide.len() * group];
+    for g in unroll(0..group) {
+        let q = q.of(g as u32);
+        for (p, k) in each(wide.iter().enumerate()) {
+            parts[p * group + g] = part_of_dot(s, &q, k);
         }
     }
     share_out(Shares::new(s), parts)
 }
 
-/// Takes a warp's state through a span, whose first positions are on their way.
+/// Takes a warp's state through a span, whose first positions are on their way. The keys of a round are sent for when those before
+/// are used up, and so are the values: in the same registers.
 #[device]
-pub(super) fn walk(
+pub(super) fn walk<K: Readable + Copy>(
     s: &Attend,
-    q: &[Vec<V<f32>>],
-    (source, span): (Source, Span),
+    q: &impl Queries,
+    (source, span): (Source<K>, Span),
     ahead: Fetched,
     before: State,
 ) -> State {
@@ -166,8 +209,8 @@ pub(super) fn walk(
     let (mut m, mut l, mut o) = (before.m, before.l, before.o);
     let (mut k, mut v) = (ahead.k, ahead.v);
     for round in 0..span.rounds {
-        let next = fetch(s, source, span.first + (round + 1) * s.round(), span.end);
         let mut weights = scores_of(s, q, &k);
+        k = fetch(s, (source.k, source.element), span, round + 1);
         let mut largest = m.clone();
         for p in unroll(0..own_positions) {
             let there = own_first + round * s.round() + p as u32 * s.teams() < span.end;
@@ -195,8 +238,7 @@ pub(super) fn walk(
         }
         board.put(&weights, &keeps);
         o = add_values(s, board, &v, o);
-        k = next.k;
-        v = next.v;
+        v = fetch(s, (source.v, source.element), span, round + 1);
     }
     State { m, l, o }
 }

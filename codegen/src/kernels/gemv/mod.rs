@@ -31,8 +31,10 @@ pub(super) use lanes::{
     weights_of_lane,
 };
 pub use qkv::{GemvQkv, gemv_qkv, norm_gemv_qkv};
-pub(super) use staged::{Staged, WARPS as STAGED_WARPS, fetch_weight, norm_into, room};
-pub(super) use stream::{LaneActs, finish, start};
+pub(crate) use staged::STAGED_WARPS;
+use staged::copy_into;
+pub(super) use staged::{Staged, fetch_weight, norm_into, room};
+pub(super) use stream::{LaneActs, finish, is_narrow, start};
 
 /// What becomes of a finished row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,11 @@ pub enum Epilogue {
     /// `y += W x`
     Add,
 }
+
+/// Warps of a CTA whose vector need not be prepared.
+pub(crate) const WARPS: u32 = 8;
+/// Shared memory that a copied vector may take, bytes.
+const STAGED_BYTES: u32 = 44 * 1024;
 
 /// How the work of one matrix is laid over warps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,17 +84,17 @@ impl Split {
         1024 / self.threads()
     }
 
-    /// Enough warps to fill the device's multiprocessors with 20 or more each, of the 32 that each holds with 64 registers a
-    /// thread, in CTAs of at most 8 warps. From sm_100 on
+    /// Enough warps to fill the device's multiprocessors with 16 or more each, of the 32 that each holds with 64 registers a
+    /// thread, in CTAs of at most `most_warps`; the parts do not depend on that. From sm_100 on
     /// ptxas needs more registers for the same code, and more than two super-blocks in flight would spill.
-    pub fn choose(n_tiles: u32, n_super_blocks: u32, device: Device) -> Split {
+    pub fn choose(n_tiles: u32, n_super_blocks: u32, device: Device, most_warps: u32) -> Split {
         let n_sms = device.n_sms;
-        let wanted = 20 * n_sms;
+        let wanted = 16 * n_sms;
         let mut k_split = 1;
         while k_split < 8 && n_tiles * k_split < wanted && n_super_blocks >= 4 * k_split {
             k_split *= 2;
         }
-        let mut tiles_per_cta = 8 / k_split;
+        let mut tiles_per_cta = most_warps / k_split;
         while tiles_per_cta > 1 && (!n_tiles.is_multiple_of(tiles_per_cta) || n_tiles / tiles_per_cta < n_sms)
         {
             tiles_per_cta /= 2;
@@ -213,19 +220,19 @@ fn gemv_rows<X: Vector>(m: &Matrix, how: (Split, Epilogue), w: Fixed<u32>, x: X,
 /// Computes the rows of one CTA with weights on their way before the launches before this one are done. `meanwhile` is called
 /// until then; `x` after that, for the vector from a lane's sub-block on.
 #[device]
-fn stream_rows<X: LaneActs>(
+fn stream_rows<X: LaneActs, E>(
     m: &Matrix,
     how: (Split, Epilogue),
     w: Fixed<u32>,
     to: Rows,
-    (meanwhile, x): (impl Fn(), impl Fn(Seat, V<u32>) -> X),
+    (meanwhile, x): (impl Fn() -> E, impl Fn(Seat, V<u32>, E) -> X),
 ) {
     let at = seat_of_warp(m, how.0, to.first_tile);
-    let stream = start([m], how.0, [w], at);
-    meanwhile();
+    let stream = start([m], how.0, [w], at, [at.tile]);
+    let early = meanwhile();
     wait_for_earlier();
     let before = before_of(m, how.1, to.y, row_of_thread(how.0, to.first_tile));
-    let [acc] = finish([m], stream, x(at, lane_id() % SUB_BLOCKS));
+    let [acc] = finish([m], stream, x(at, lane_id() % SUB_BLOCKS, early));
     store_rows(m, how, to, acc, before);
 }
 
@@ -237,8 +244,25 @@ fn stream_rows<X: LaneActs>(
 #[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads(), min_ctas = s.split.min_ctas())]
 pub fn gemv(s: &Gemv, w: Fixed<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
     let to = Rows { y, first_tile: cta_id() * s.split.tiles_per_cta };
-    let of_lane = |at: Seat, sub| Act { quants, meta }.of_lane(at.part, sub);
-    stream_rows(&s.matrix, (s.split, s.epilogue), w, to, (|| (), of_lane));
+    let (act, how) = (Act { quants, meta }, (s.split, s.epilogue));
+    if s.stages() {
+        let staged = Staged::room(s.matrix.cols);
+        let of_lane = |at: Seat, sub, ()| {
+            copy_into(s.matrix.cols, s.split.threads(), act, staged);
+            staged.of_lane(at.part, sub)
+        };
+        stream_rows(&s.matrix, how, w, to, (|| (), of_lane));
+    } else {
+        stream_rows(&s.matrix, how, w, to, (|| (), |at: Seat, sub, ()| act.of_lane(at.part, sub)));
+    }
+}
+
+impl Gemv {
+    /// Whether each CTA copies the vector for its warps first. That of the head does not: of its many CTAs, some copy while others
+    /// multiply, and it gained nothing (bench/NOTES.md).
+    pub(crate) fn stages(&self) -> bool {
+        Staged::bytes(self.matrix.cols) <= STAGED_BYTES && matches!(self.epilogue, Epilogue::Add)
+    }
 }
 
 impl Operation for Gemv {

@@ -52,7 +52,7 @@ pub fn gemv_qkv(
     qkv: InOut<f32>,
 ) {
     of_three(s, [wq, wk, wv], qkv, |m, w, to| {
-        let of_lane = |at: Seat, sub| Act { quants, meta }.of_lane(at.part, sub);
+        let of_lane = |at: Seat, sub, ()| Act { quants, meta }.of_lane(at.part, sub);
         stream_rows(m, (s.walk(), Epilogue::Store), w, to, (|| (), of_lane));
     });
 }
@@ -60,7 +60,7 @@ pub fn gemv_qkv(
 /// qkv = (Wq n, Wk n, Wv n) with n = quantize(x / √(Σ x² / dim + eps) · weight)
 /// shapes   x (cols), weight (cols) f32 · Wq, Wk, Wv and qkv as gemv_qkv
 /// layout   as gemv_qkv; each CTA norms the vector for itself, its weights on their way meanwhile
-/// launch   grid the sum of the three, block 256, shared the vector and the norm's weights
+/// launch   grid the sum of the three, block 512, shared the vector and the norm's weights
 /// source   as norm_quantize and gemv_qkv
 #[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.walk().threads(), min_ctas = s.walk().min_ctas())]
 pub fn norm_gemv_qkv(
@@ -73,13 +73,13 @@ pub fn norm_gemv_qkv(
     wv: Fixed<u32>,
     qkv: InOut<f32>,
 ) {
-    let staged = room(norm);
+    let room = room(norm, STAGED_WARPS);
     of_three(s, [wq, wk, wv], qkv, |m, w, to| {
         let how = (s.walk(), Epilogue::Store);
-        let meanwhile = || fetch_weight(norm, weight, staged);
-        let of_lane = |at: Seat, sub| {
-            norm_into(norm, x, staged);
-            staged.of_lane(at.part, sub)
+        let meanwhile = || fetch_weight(norm, STAGED_WARPS, weight);
+        let of_lane = |at: Seat, sub, weights: Vec<[V<f32>; 4]>| {
+            norm_into(norm, STAGED_WARPS, x, &weights, room);
+            room.staged.of_lane(at.part, sub)
         };
         stream_rows(m, how, w, to, (meanwhile, of_lane));
     });

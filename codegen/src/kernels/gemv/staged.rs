@@ -1,9 +1,11 @@
-//! A vector of activations normed, quantized and kept in shared memory: what every warp of a CTA multiplies its rows by.
+//! A vector of activations kept in shared memory, copied or normed and quantized there: what every warp of a CTA multiplies its
+//! rows by.
 //!
 //! Quants of a super-block lie as `[half][sub-block][16 bytes]`, so that the 8 lanes of a row, which read 16 bytes each, read
-//! 128 neighbouring ones.
+//! 128 neighbouring ones. Read from global memory, where the halves of a sub-block are neighbours, the vector takes twice the
+//! cycles of the L1 cache, more than the weights do (bench/NOTES.md).
 
-use super::lanes::ActLane;
+use super::lanes::{Act, ActLane};
 use super::stream::LaneActs;
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
@@ -11,8 +13,11 @@ use crate::kernels::norm::{self, Norm};
 use crate::kernels::quantize;
 use crate::layout::SUPER_BLOCK;
 
-/// Warps of a CTA that norms its vector.
-pub(in crate::kernels) const WARPS: u32 = norm::MATRIX_WARPS;
+/// Warps of a CTA that stages its vector, where its rows allow it: many, because each CTA of the grid does so for itself.
+pub(crate) const STAGED_WARPS: u32 = 16;
+
+/// So many quads of the norm's weights stay in a thread's registers.
+const TURNS_HELD: u32 = 2;
 
 /// Words of quants of a super-block.
 const QUANT_WORDS: u32 = 64;
@@ -24,7 +29,15 @@ const META_WORDS: u32 = 16;
 pub(in crate::kernels) struct Staged {
     quants: Shared<u32>,
     meta: Shared<u32>,
-    weight: Shared<f32>,
+}
+
+/// Where a CTA norms its vector.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Room {
+    /// The norm's weights, where they take too many registers: each thread has its own there.
+    weight: Option<Shared<f32>>,
+    /// The result.
+    pub(in crate::kernels) staged: Staged,
 }
 
 impl Carry for Staged {
@@ -43,18 +56,22 @@ impl LaneActs for Staged {
     }
 
     fn advance(self, cells: u32) -> Staged {
-        Staged {
-            quants: self.quants.offset(cells * QUANT_WORDS),
-            meta: self.meta.offset(cells * META_WORDS),
-            ..self
-        }
+        Staged { quants: self.quants.offset(cells * QUANT_WORDS), meta: self.meta.offset(cells * META_WORDS) }
     }
 }
 
 impl Staged {
-    /// Bytes of shared memory that a vector takes, with the norm's weights.
+    /// Bytes of shared memory that a vector takes.
     pub(in crate::kernels) const fn bytes(dim: u32) -> u32 {
-        dim.div_ceil(SUPER_BLOCK) * (QUANT_WORDS + META_WORDS) * 4 + dim * 4
+        dim.div_ceil(SUPER_BLOCK) * (QUANT_WORDS + META_WORDS) * 4
+    }
+
+    /// Makes room for a vector.
+    #[device]
+    pub(in crate::kernels) fn room(dim: u32) -> Staged {
+        let cells = dim.div_ceil(SUPER_BLOCK);
+        let quants = shared::<u32>(cells * QUANT_WORDS);
+        Staged { quants, meta: shared::<u32>(cells * META_WORDS) }
     }
 
     /// The vector from the sub-block `sub` of the super-block `part` on.
@@ -62,35 +79,70 @@ impl Staged {
         Staged {
             quants: self.quants.offset(part * QUANT_WORDS + sub * 4),
             meta: self.meta.offset(part * META_WORDS + sub * 2),
-            ..self
         }
     }
 }
 
-/// Makes room for a vector.
+/// Copies `act`, of `dim` elements, with `threads` threads, which meet at the end.
 #[device]
-pub(in crate::kernels) fn room(s: &Norm) -> Staged {
-    let cells = s.dim.div_ceil(SUPER_BLOCK);
-    let quants = shared::<u32>(cells * QUANT_WORDS);
-    let meta = shared::<u32>(cells * META_WORDS);
-    let weight = shared::<f32>(s.dim);
-    Staged { quants, meta, weight }
+pub(super) fn copy_into(dim: u32, threads: u32, act: Act, to: Staged) {
+    let (halves, blocks) = (dim / 16, dim / 32);
+    // All loads before the first store, so that one latency is all.
+    let (mut quants, mut metas) = (Vec::new(), Vec::new());
+    for turn in unroll(0..halves.div_ceil(threads)) {
+        let place = min(thread_idx_x() + turn * threads, halves - 1);
+        quants.push(act.quants.at(place * 4).load_x4());
+    }
+    for turn in unroll(0..blocks.div_ceil(threads)) {
+        let place = min(thread_idx_x() + turn * threads, blocks - 1);
+        metas.push(act.meta.at(place * 2).load_x2());
+    }
+    for (words, turn) in each(quants.iter().zip(0..)) {
+        let place = thread_idx_x() + turn * threads;
+        if place < halves {
+            let (block, half) = (place / 2, place % 2);
+            let cell = to.quants.offset(block / 8 * QUANT_WORDS + block % 8 * 4);
+            cell.at(half * (QUANT_WORDS / 2)).store_x4(*words);
+        }
+    }
+    for (words, turn) in each(metas.iter().zip(0..)) {
+        let place = thread_idx_x() + turn * threads;
+        if place < blocks {
+            to.meta.at(place * 2).store_x2(*words);
+        }
+    }
+    sync_threads();
 }
 
-/// Brings the norm's weights into shared memory; before the wait for earlier launches.
+/// Makes room for a vector to be normed by `n_warps` warps.
 #[device]
-pub(in crate::kernels) fn fetch_weight(s: &Norm, weight: Fixed<f32>, to: Staged) {
-    norm::for_quads(s, WARPS, |_turn, place| {
-        to.weight.at(place * 4).store_x4(weight.at(place * 4).load_x4());
-    });
+pub(in crate::kernels) fn room(s: &Norm, n_warps: u32) -> Room {
+    let staged = Staged::room(s.dim);
+    Room { weight: (s.turns(n_warps) > TURNS_HELD).then(|| shared::<f32>(s.dim)), staged }
+}
+
+/// Sends for the norm's weights; before the wait for earlier launches.
+#[device]
+pub(in crate::kernels) fn fetch_weight(s: &Norm, n_warps: u32, weight: Fixed<f32>) -> Vec<[V<f32>; 4]> {
+    norm::quads_of(s, weight, n_warps)
 }
 
 /// Norms and quantizes `x`, with the bits of `norm_quantize`; the CTA's threads meet at the end.
 #[device]
-pub(in crate::kernels) fn norm_into(s: &Norm, x: In<f32>, to: Staged) {
-    let (values, scale) = norm::scale_of(s, x, WARPS);
-    norm::for_quads(s, WARPS, |turn, place| {
-        let w = to.weight.at(place * 4).load_x4();
+pub(in crate::kernels) fn norm_into(s: &Norm, n_warps: u32, x: In<f32>, weights: &[[V<f32>; 4]], room: Room) {
+    let to = room.staged;
+    let values = norm::quads_of(s, x, n_warps);
+    if let Some(kept) = room.weight {
+        norm::for_quads(s, n_warps, |turn, place| {
+            kept.at(place * 4).store_x4(weights[turn]);
+        });
+    }
+    let scale = norm::scale_of(s, &values, n_warps);
+    norm::for_quads(s, n_warps, |turn, place| {
+        let w = match room.weight {
+            Some(kept) => kept.at(place * 4).load_x4(),
+            None => weights[turn],
+        };
         let quad = quantize::quad(norm::normed(values[turn], scale, w));
         let (block, word) = (place / 8, place % 8);
         let cell = to.quants.offset(block / 8 * QUANT_WORDS + block % 8 * 4);

@@ -85,6 +85,11 @@ fn registers(m: &Matrix) -> u32 {
     of_planes as u32 + header
 }
 
+/// Whether a super-block of each of 4 tiles can be on its way at once.
+pub(in crate::kernels) fn is_narrow(m: &Matrix) -> bool {
+    4 * registers(m) <= RING_REGISTERS
+}
+
 #[device]
 fn send_all<const N: usize>(m: [&Matrix; N], w: [Weights; N], cells: u32) -> [InFlight; N] {
     std::array::from_fn(|i| send(m[i], w[i], cells))
@@ -144,7 +149,7 @@ impl Walk {
     }
 }
 
-/// One row's weights in each of `N` matrices of one shape, as far as they are on their way.
+/// The weights of one row in each of `N` tiles, of matrices of one shape, as far as they are on their way.
 pub(in crate::kernels) struct Stream<const N: usize> {
     walk: Walk,
     at: Seat,
@@ -156,23 +161,23 @@ pub(in crate::kernels) struct Stream<const N: usize> {
     more: Option<[InFlight; N]>,
 }
 
-/// Sends for the first super-blocks of a lane's share.
+/// Sends for the first super-blocks of a lane's share of each tile: of matrix `m[i]`, tile `tiles[i]`.
 pub(in crate::kernels) fn start<const N: usize>(
     m: [&Matrix; N],
     s: Split,
     w: [Fixed<u32>; N],
     at: Seat,
+    tiles: [V<u32>; N],
 ) -> Stream<N> {
     let walk = Walk::new(m, s);
     let n_super_blocks = m[0].n_super_blocks();
     // Parts for which there is no super-block at all send for one that there is.
     let part = if walk.rounds == 0 { min(at.part, n_super_blocks - 1) } else { at.part };
-    let cell = at.tile * n_super_blocks + part;
     let first: [Weights; N] = std::array::from_fn(|i| {
         if m[i].qtype.is_plain() {
-            plain_weights_of_lane(m[i], w[i], Seat { part, ..at })
+            plain_weights_of_lane(m[i], w[i], Seat { part, tile: tiles[i] })
         } else {
-            of_header(m[i], weights_of_lane(m[i], w[i], cell))
+            of_header(m[i], weights_of_lane(m[i], w[i], tiles[i] * n_super_blocks + part))
         }
     });
     let ring = (0..walk.depth).map(|place| send_all(m, first, place * walk.k_split)).collect();
