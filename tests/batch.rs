@@ -198,7 +198,7 @@ fn a_prompt_has_the_same_bits_however_it_is_cut_and_those_of_single_steps_nearly
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let cosine = dot(&first, &logits) / (dot(&first, &first) * dot(&logits, &logits)).sqrt();
     assert!(cosine > 0.999, "cosine {cosine}");
-    // In a context of 96, the chunks of 32 and 512 rows both come into play by cutting the prompt.
+    // In a context of 96, the chunks of 8, 32 and 512 rows all come into play by cutting the prompt.
     let cut = |pieces: &[std::ops::Range<usize>]| {
         let mut session = model.session().unwrap();
         for piece in pieces {

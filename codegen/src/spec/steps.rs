@@ -21,7 +21,7 @@ pub struct StepRows {
 
 impl Default for StepRows {
     fn default() -> StepRows {
-        StepRows { decode: vec![1, 2, 4, 8, 16, 32], prefill: vec![32, 512] }
+        StepRows { decode: vec![1, 2, 4, 8, 16, 32], prefill: vec![8, 32, 512] }
     }
 }
 
