@@ -1,6 +1,6 @@
 //! Where a step multiplies by a matrix: which launch, where its vector goes in and where the product comes out.
 
-use plan::{Access, Arg, Launch, Slot, Step, StepKind, Table};
+use plan::{Arg, Launch, Slot, Step, StepKind, Table};
 
 use super::error::ApiError;
 
