@@ -239,7 +239,7 @@ fn stream_rows<X: LaneActs, E>(
 /// y[n] = Σ_k W[n,k]·x[k], or y[n] += …
 /// shapes   W (rows, cols) packed · x (cols) int8 blocks of 32 · y (rows) f32
 /// layout   tile of 4 rows × 8 lanes; lane j owns sub-block j of each super-block: one 16-byte load
-/// launch   grid ceil(rows / (4·tiles_per_cta)), block 32·k_split·tiles_per_cta, shared 16 bytes a warp when K is split
+/// launch   grid ceil(rows / (4·tiles_per_cta)), block 32·k_split·tiles_per_cta, shared 16 bytes a warp when K is split, x where y is added to
 /// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
 #[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads(), min_ctas = s.split.min_ctas())]
 pub fn gemv(s: &Gemv, w: Fixed<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f32>) {
