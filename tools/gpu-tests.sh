@@ -35,7 +35,7 @@ built() {
 
 # found FOLDER NAME: the newest test program of that name.
 found() {
-  find "$1" -maxdepth 1 -type f -perm -u+x \( -name "$2" -o -name "$2-[0-9a-f]*" \) -printf '%T@ %p\n' |
+  find "$1/" -maxdepth 1 -type f -perm -u+x \( -name "$2" -o -name "$2-[0-9a-f]*" \) -printf '%T@ %p\n' |
     sort -n | tail -n 1 | cut -d ' ' -f 2-
 }
 
