@@ -1,6 +1,6 @@
 //! Running a trial of an operation on the emulator, through the text that ships.
 
-use emulator::{Checks, Config, Machine, Outcome};
+use emulator::{Checks, Config, LaunchShape, Machine, Outcome};
 use monomorph_codegen::kernels::{Operation, Trial, judge};
 
 pub fn machine() -> Machine {
@@ -25,8 +25,15 @@ pub fn run(machine: &Machine, operation: &dyn Operation, trial: &Trial) -> Resul
         machine.write(*address, &arg.linked(&addresses)).unwrap();
     }
     let params = &addresses[..trial.n_params()];
-    let outcome =
-        machine.launch(&program, "k", kernel.grid, kernel.block, params).map_err(|e| e.to_string())?;
+    // Beyond what PTX may declare, the launch gives the shared memory.
+    let beyond = kernel.shared_bytes > plan::MAX_STATIC_SHARED_BYTES;
+    let shape = LaunchShape {
+        grid: kernel.grid,
+        block: kernel.block,
+        dynamic_shared: if beyond { kernel.shared_bytes } else { 0 },
+        cooperative: kernel.cooperative,
+    };
+    let outcome = machine.launch_shaped(&program, "k", shape, params).map_err(|e| e.to_string())?;
     if let Outcome::Trap(trap) = outcome {
         return Err(trap.to_string());
     }
