@@ -124,7 +124,7 @@ pub fn gate_up(
 /// q, a = quantize(f(Wg n) · (Wu n)) with n = quantize(x / √(Σ x² / dim + eps) · weight)
 /// shapes   x, weight (dim) f32 · Wg, Wu, quants, meta as gate_up
 /// layout   as gate_up, with 1 or 2 tiles a warp; each CTA norms the vector for itself, its weights on their way meanwhile
-/// launch   grid hidden_dim / rows of a CTA, block 256 or 512, shared the vector, the norm's weights and 4 bytes a row
+/// launch   grid hidden_dim / rows of a CTA, block 256 or 512, shared the vector, 4 bytes a row and, beyond 2 quads a thread, the norm's weights
 /// source   as norm_quantize and gate_up
 #[kernel(grid = s.gate.rows / s.crew.rows(), block = 32 * s.crew.warps, min_ctas = s.crew.min_ctas())]
 pub fn norm_gate_up(

@@ -277,8 +277,7 @@ impl CudaKernels {
         calls.iter().try_for_each(|call| check_call(call, |idx| self.n_params.get(idx).copied()))
     }
 
-    /// The calls were checked.
-    /// Enqueues launches. The first starts when all work before it is done, which is what `Settled` parameters rest on.
+    /// Enqueues checked launches. The first starts when all work before it is done, which is what `Settled` parameters rest on.
     fn enqueue(&self, calls: &[Call]) -> driver::Result<()> {
         let calls = calls.iter().filter_map(|call| Some((self.functions.get(call.kernel as usize)?, call)));
         let starts = std::iter::once(Start::InOrder).chain(std::iter::repeat(Start::Early));

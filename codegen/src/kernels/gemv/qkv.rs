@@ -60,7 +60,7 @@ pub fn gemv_qkv(
 /// qkv = (Wq n, Wk n, Wv n) with n = quantize(x / √(Σ x² / dim + eps) · weight)
 /// shapes   x (cols), weight (cols) f32 · Wq, Wk, Wv and qkv as gemv_qkv
 /// layout   as gemv_qkv; each CTA norms the vector for itself, its weights on their way meanwhile
-/// launch   grid the sum of the three, block 512, shared the vector and the norm's weights
+/// launch   grid the sum of the three, block 512, shared the vector and, beyond 2 quads a thread, the norm's weights
 /// source   as norm_quantize and gemv_qkv
 #[kernel(grid = s.ctas(0) + s.ctas(1) + s.ctas(2), block = s.walk().threads(), min_ctas = s.walk().min_ctas())]
 pub fn norm_gemv_qkv(
