@@ -7,6 +7,7 @@
 //! Invariant: a 16-bit register's upper half is zero in its `W` register.
 
 use ptx::Form;
+use ptx::sem::tensor::Adder;
 
 use crate::lane_ops::with_lane_ops;
 
@@ -249,6 +250,8 @@ pub(crate) enum MmaElem {
 /// A matrix multiply-accumulate; registers are `W`.
 #[derive(Clone, Debug)]
 pub(crate) struct MmaOp {
+    /// How floats are added up.
+    pub adder: Adder,
     pub a_elem: MmaElem,
     pub b_elem: MmaElem,
     pub saturate: bool,

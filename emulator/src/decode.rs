@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ptx::{Addr, AddrBase, Entry, Inst, Op, Operand, Reg, Stmt, Storage, Ty};
+use ptx::sem::tensor::Adder;
+use ptx::{Addr, AddrBase, Entry, Inst, Op, Operand, Reg, Stmt, Storage, Target, Ty};
 
 use crate::code::{Code, EvalOp, File, Kind, NOWHERE, Place, Slot};
 use crate::decode_pure::{Plan, plan};
@@ -14,9 +15,9 @@ pub(crate) type Why = &'static str;
 
 const ILL_FORMED: Why = "operands do not fit the row, though the module was verified";
 
-/// Decodes a verified entry.
-pub(crate) fn decode(entry: &Entry) -> Result<Code, Error> {
-    let mut decoder = Decoder::new(entry)?;
+/// Decodes a verified entry of a module for `target`.
+pub(crate) fn decode(entry: &Entry, target: Target) -> Result<Code, Error> {
+    let mut decoder = Decoder::new(entry, Adder::of(target.sm))?;
     let blocks = Blocks::find(entry);
     for (i, stmt) in entry.body.iter().enumerate() {
         decoder.statement = i;
@@ -151,10 +152,12 @@ pub(crate) struct Decoder<'a> {
     shared: Vec<u32>,
     /// Two `W` registers for moves of several steps.
     pub scratch: [u16; 2],
+    /// How the target's tensor cores add up floats.
+    pub adder: Adder,
 }
 
 impl<'a> Decoder<'a> {
-    fn new(entry: &'a Entry) -> Result<Decoder<'a>, Error> {
+    fn new(entry: &'a Entry, adder: Adder) -> Result<Decoder<'a>, Error> {
         let mut code = Code {
             name: entry.name.clone(),
             reqntid: entry.reqntid,
@@ -196,6 +199,7 @@ impl<'a> Decoder<'a> {
             block_slots: Vec::new(),
             shared,
             scratch,
+            adder,
         };
         // Half of the index space is left for constants; predicate guards use one bit of theirs.
         let code = &decoder.code;

@@ -361,6 +361,7 @@ impl Decoder<'_> {
             _ => Err(BAD_OPERAND),
         };
         let op = MmaOp {
+            adder: self.adder,
             a_elem: elem(1)?,
             b_elem: elem(2)?,
             saturate: inst.form.mods.has(Mod::Satfinite),

@@ -216,8 +216,8 @@ impl Machine {
     /// # Errors
     /// [`Error::Unsupported`] for a statement that the emulator cannot represent.
     pub fn load(&self, module: &Verified<Module>) -> Result<Program, Error> {
-        let entries =
-            module.entries.iter().map(|entry| decode(entry).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let decoded = module.entries.iter().map(|entry| decode(entry, module.target).map(Arc::new));
+        let entries = decoded.collect::<Result<Vec<_>, _>>()?;
         let names = entries.iter().enumerate().map(|(i, code)| (code.name.clone(), EntryId(i as u32)));
         Ok(Program { names: Arc::new(names.collect()), entries: entries.into() })
     }

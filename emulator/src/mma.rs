@@ -5,14 +5,13 @@
 //! B (8e × 8): register r holds rows e·t … of row half r, column g;
 //! C and D (16 × 8): register r holds row g + 8·(r / 2), column 2·t + r % 2.
 //!
-//! Integer results are exact modulo 2^32 (or saturated). Half-precision products are exact in f64; they are added to C
-//! in order of k in f64 and rounded to f32 once. Hardware's order is unspecified and its adder narrower, so this row
-//! is close to a GPU's result, not equal to it; kernels with a bitwise contract use the integer row.
+//! Integer results are exact modulo 2^32 (or saturated). Floats are added up as the tensor cores of the module's target do
+//! it ([`ptx::sem::tensor`]).
 
-use ptx::sem;
+use ptx::sem::tensor::{DEPTH, Factors, Half};
 
 use crate::code::{MmaElem, MmaOp};
-use crate::lanes::{LANES, float};
+use crate::lanes::LANES;
 use crate::trap::Fault;
 use crate::warp::Warp;
 
@@ -29,9 +28,8 @@ fn byte(elem: MmaElem, word: u32, i: usize) -> i16 {
     if elem == MmaElem::S8 { i16::from(raw as i8) } else { i16::from(raw) }
 }
 
-fn half(elem: MmaElem, word: u32, i: usize) -> f64 {
-    let raw = (word >> (16 * i)) as u16;
-    f64::from(if elem == MmaElem::F16 { sem::f16_to_f32(raw) } else { sem::bf16_to_f32(raw) })
+fn half(_: MmaElem, word: u32, i: usize) -> u16 {
+    (word >> (16 * i)) as u16
 }
 
 impl Warp {
@@ -93,14 +91,10 @@ impl Warp {
     /// `mma.m16n8k16` of halves.
     pub fn mma_half(&mut self, op: &MmaOp, mask: u32) -> Result<(), Box<Fault>> {
         self.require_all(mask)?;
-        let (a, b) = self.operands::<f64, 16>(op, half);
-        self.accumulate(op, |row, col, c| {
-            let mut sum = f64::from(float(c));
-            for k in 0..16 {
-                sum += a[row][k] * b[col][k];
-            }
-            sem::quiet_f32(sum as f32).to_bits()
-        });
+        let (a, b) = self.operands::<u16, DEPTH>(op, half);
+        let kind = if op.a_elem == MmaElem::F16 { Half::F16 } else { Half::Bf16 };
+        let (a, b) = (a.map(|row| Factors::new(kind, row)), b.map(|col| Factors::new(kind, col)));
+        self.accumulate(op, |row, col, c| op.adder.dot(&a[row], &b[col], c));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 mod convert;
 mod float;
 mod int;
+pub mod tensor;
 
 pub use convert::*;
 pub use float::*;

@@ -304,7 +304,7 @@ table! {
 
     // ── matrices ────────────────────────────────────────────────────────────────────────────────────────────────
     MmaInt8 = "mma" [one(&[Sync]), one(&[Aligned]), one(SHAPE_INT8), one(&[Row]), one(&[Col]), opt(&[Satfinite])] [S32, S8U8, S8U8, S32] (Sig::DstList(4, T::Fixed(Ty::B32)), Sig::SrcList(4, T::Fixed(Ty::B32)), Sig::SrcList(2, T::Fixed(Ty::B32)), Sig::SrcList(4, T::Fixed(Ty::B32))) Sync 80 "9.7.13 mma" "D(16x8) = A(16x32) * B(32x8) + C in exact 32-bit integers, modulo 2^32";
-    MmaHalf = "mma" [one(&[Sync]), one(&[Aligned]), one(&[M16n8k16]), one(&[Row]), one(&[Col])] [F32, HALF, HALF, F32] (Sig::DstList(4, T::Fixed(Ty::F32)), Sig::SrcList(4, T::Fixed(Ty::B32)), Sig::SrcList(2, T::Fixed(Ty::B32)), Sig::SrcList(4, T::Fixed(Ty::F32))) Sync 80 "9.7.13 mma" "D(16x8) = A(16x16) * B(16x8) + C; products exact, order of the sum unspecified by the ISA";
+    MmaHalf = "mma" [one(&[Sync]), one(&[Aligned]), one(&[M16n8k16]), one(&[Row]), one(&[Col])] [F32, HALF, HALF, F32] (Sig::DstList(4, T::Fixed(Ty::F32)), Sig::SrcList(4, T::Fixed(Ty::B32)), Sig::SrcList(2, T::Fixed(Ty::B32)), Sig::SrcList(4, T::Fixed(Ty::F32))) Sync 80 "9.7.13 mma" "D(16x8) = A(16x16) * B(16x8) + C; products exact; the ISA leaves the sum open, sem::tensor has it as devices do";
 
     // ── control ─────────────────────────────────────────────────────────────────────────────────────────────────
     Bra = "bra" [opt(&[Uni])] [] (Sig::Target) Control 50 "9.7.11 bra" "continues at the label; .uni promises that all active lanes agree";

@@ -397,9 +397,9 @@ macro_rules! mma_half {
     )*};
 }
 mma_half! {
-    /// 16x8 += 16x16 f16 times 16x8 f16; the order of the sum is the hardware's.
+    /// 16x8 += 16x16 f16 times 16x8 f16, added up as `ptx::sem::tensor` says.
     mma_f16 F16;
-    /// 16x8 += 16x16 bf16 times 16x8 bf16; the order of the sum is the hardware's.
+    /// 16x8 += 16x16 bf16 times 16x8 bf16, added up as `ptx::sem::tensor` says.
     mma_bf16 Bf16;
 }
 
