@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -70,8 +71,10 @@ def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 class Tiny(nn.Module):
-    def __init__(self, dims: Dims, dropout: float = 0.0):
+    def __init__(self, dims: Dims, dropout: float = 0.0, seed: int = 0):
         super().__init__()
+        # NumPy's, because PyTorch's on the CPU depends on the width of the machine's vectors.
+        random = np.random.Generator(np.random.PCG64(seed))
         self.dims, self.dropout = dims, dropout
         self.names = list(dims.shapes())
         for name, shape in dims.shapes().items():
@@ -80,7 +83,8 @@ class Tiny(nn.Module):
             else:
                 # What writes to the residual stream starts smaller, so that depth does not enlarge it.
                 writes = "attn_output" in name or "ffn_down" in name
-                weight = torch.randn(shape) * 0.02 / ((2 * dims.n_layers) ** 0.5 if writes else 1)
+                scale = 0.02 / ((2 * dims.n_layers) ** 0.5 if writes else 1)
+                weight = torch.from_numpy((random.standard_normal(shape) * scale).astype(np.float32))
             self.register_parameter(attribute(name), nn.Parameter(weight))
         exponent = -torch.arange(0, dims.head_dim, 2, dtype=torch.float64) / dims.head_dim
         angles = torch.arange(dims.context, dtype=torch.float64)[:, None] * dims.rope_base**exponent
@@ -113,7 +117,14 @@ class Tiny(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (batch, positions) to logits (batch, positions, vocabulary)."""
-        x = self.drop(F.embedding(ids, self.weight("token_embd")))
+        return self.logits(self.embed(ids))
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids, self.weight("token_embd"))
+
+    def logits(self, embedded: torch.Tensor) -> torch.Tensor:
+        """Embedded tokens (batch, positions, dim) to logits (batch, positions, vocabulary)."""
+        x = self.drop(embedded)
         for layer in range(self.dims.n_layers):
             block = f"blk.{layer}"
             x = x + self.drop(self.attention(self.norm(x, f"{block}.attn_norm"), block))

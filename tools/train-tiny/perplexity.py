@@ -86,7 +86,7 @@ def main() -> None:
     args.add_argument("models", nargs="+", type=Path)
     args.add_argument("--spec", type=Path, required=True, help="models/tiny.toml")
     args.add_argument("--data", type=Path, required=True, help="the folder that prepare.py wrote")
-    args.add_argument("--tokens", type=int, default=8192)
+    args.add_argument("--tokens", type=int, default=4096)
     args.add_argument("--window", type=int, default=512)
     args = args.parse_args()
     dims = tomllib.loads(args.spec.read_text())

@@ -3,20 +3,28 @@
 
 One run a `--run NAME:EPOCHS:DROPOUT:DECAY:LR`, one after another; the weights that were best on held-out text, of
 all runs, are written as `weights-0.npz` and `weights-1.npz` (f16), the loss curves as `loss-NAME.csv`. A run ends
-when its epochs are over, when its share of `--seconds` is used up (the learning rate follows whichever is further),
-or when held-out loss has not improved for `--patience` evaluations.
+when its epochs are over or when held-out loss has not improved for `--patience` evaluations.
+
+The same command on the same kind of GPU with the same PyTorch writes the same bytes: nothing follows the clock, no sum
+depends on the order in which threads arrive, and the compiler chooses its kernels by rule instead of by timing them. What
+each setting is for stands beside it (`repeatable`).
 """
 
 import argparse
 import csv
+import hashlib
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+# Read when cuBLAS is first used: with more than one stream, its other workspaces may differ from run to run.
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch._inductor.config as inductor
 
 from model import Dims, Tiny, held_out_loss
 
@@ -33,12 +41,26 @@ class Run:
     dropout: float
     decay: float
     rate: float
-    seconds: float
 
     @staticmethod
-    def parse(text: str, seconds: float) -> "Run":
+    def parse(text: str) -> "Run":
         name, *numbers = text.split(":")
-        return Run(name, *map(float, numbers), seconds)
+        return Run(name, *map(float, numbers))
+
+
+def repeatable() -> None:
+    """Makes PyTorch leave the same bits in every run on one kind of GPU."""
+    # Refuses operations whose atomics add in any order, and selects ordered forms of those that have one. It must not only
+    # warn: flash attention's backward is ordered only when this is an error.
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads what it has not written; filling every new tensor would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    # The compiler would otherwise time several forms of a reduction, each with its own order, and take the fastest.
+    inductor.deterministic = True
+    # One attention: which of several is taken depends on the version, and not all have an ordered backward.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_math_sdp(False)
 
 
 def schedule(progress: float) -> float:
@@ -72,10 +94,15 @@ class Trainer:
         )
         return self.train[starts[:, None] + torch.arange(length, device=self.device)]
 
-    def loss(self, model: Tiny, window: torch.Tensor) -> torch.Tensor:
+    def loss(self, model: Tiny, embedded: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss of targets (batch, positions) behind embedded tokens (batch, positions, dim)."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            logits = model(window[:, :-1])
-        return F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
+            logits = model.logits(embedded)
+        logits = logits.float()
+        # Selected, not gathered: the gradient of a gather adds with atomics.
+        tokens = torch.arange(logits.shape[-1], device=logits.device)
+        chosen = torch.where(targets[..., None] == tokens, logits, 0).sum(-1)
+        return (logits.logsumexp(-1) - chosen).mean()
 
     def held_out(self, model: Tiny) -> float:
         model.eval()
@@ -85,25 +112,30 @@ class Trainer:
         return loss
 
     def run(self, run: Run) -> None:
+        # Drop-out's, on the device; the windows have their own.
         torch.manual_seed(self.args.seed)
         generator = torch.Generator(self.device).manual_seed(self.args.seed)
-        model = Tiny(self.dims, run.dropout).to(self.device)
+        model = Tiny(self.dims, run.dropout, self.args.seed).to(self.device)
         adam = optimizer(model, run)
-        loss_of = torch.compile(self.loss) if self.args.compile else self.loss
+        compiled = torch.compile(self.loss) if self.args.compile else self.loss
+
+        def loss_of(window: torch.Tensor) -> torch.Tensor:
+            # Not compiled: PyTorch's own gradient of a look-up sorts the tokens, the compiler's adds with atomics.
+            return compiled(model, model.embed(window[:, :-1]), window[:, 1:])
+
         # Compiled before the clock starts.
-        loss_of(model, self.batch(generator)).backward()
+        loss_of(self.batch(generator)).backward()
         adam.zero_grad(set_to_none=True)
         steps = max(1, round(run.epochs * self.train.numel() / (self.args.batch * self.args.length)))
         every = max(1, steps // self.args.evaluations)
         stale, best, recent, start = 0, math.inf, [], time.monotonic()
         with open(self.args.out / f"loss-{run.name}.csv", "w", newline="") as file:
             log = csv.writer(file, lineterminator="\n")
-            log.writerow(["step", "epoch", "seconds", "rate", "train_loss", "held_out_loss"])
+            log.writerow(["step", "epoch", "rate", "train_loss", "held_out_loss"])
             for step in range(1, steps + 1):
-                progress = max(step / steps, (time.monotonic() - start) / run.seconds)
                 for group in adam.param_groups:
-                    group["lr"] = run.rate * schedule(progress)
-                loss = loss_of(model, self.batch(generator))
+                    group["lr"] = run.rate * schedule(step / steps)
+                loss = loss_of(self.batch(generator))
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
                 adam.step()
@@ -112,21 +144,21 @@ class Trainer:
                 if len(recent) % 50 == 0:
                     # The clock means nothing while the device lags behind.
                     recent[-1].item()
-                if step % every and step != steps and progress < 1:
+                if step % every and step != steps:
                     continue
                 held = self.held_out(model)
                 trained, recent = torch.stack(recent).mean().item(), []
                 seconds, rate = time.monotonic() - start, adam.param_groups[0]["lr"]
                 epoch = step * self.args.batch * self.args.length / self.train.numel()
-                log.writerow([step, f"{epoch:.3f}", f"{seconds:.1f}", f"{rate:.3e}", f"{trained:.4f}", f"{held:.4f}"])
+                log.writerow([step, f"{epoch:.3f}", f"{rate:.3e}", f"{trained:.4f}", f"{held:.4f}"])
                 file.flush()
-                print(f"{run.name} {step}/{steps} epoch {epoch:.2f} {seconds:.0f} s  {trained:.4f} {held:.4f}", flush=True)
+                print(f"{run.name} {step}/{steps} epoch {epoch:.2f} {seconds:.1f} s  {trained!r} {held!r}", flush=True)
                 stale = 0 if held < best else stale + 1
                 best = min(best, held)
                 if held < self.best:
                     self.best, self.best_run = held, run.name
                     self.weights = {k: v.to(torch.float16).cpu().numpy() for k, v in model.tensors().items()}
-                if progress >= 1 or stale >= self.args.patience:
+                if stale >= self.args.patience:
                     break
         self.save()
 
@@ -135,7 +167,9 @@ class Trainer:
         half = len(names) // 2
         for idx, part in enumerate((names[:half], names[half:])):
             np.savez(self.args.out / f"weights-{idx}.npz", **{name: self.weights[name] for name in part})
-        print(f"best: run {self.best_run}, held-out loss {self.best:.4f}, perplexity {math.exp(self.best):.2f}", flush=True)
+        digest = hashlib.sha256(b"".join(self.weights[name].tobytes() for name in names)).hexdigest()
+        print(f"best: run {self.best_run}, held-out loss {self.best:.4f}, perplexity {math.exp(self.best):.2f}")
+        print(f"weights: SHA-256 {digest}", flush=True)
 
 
 def main() -> None:
@@ -144,7 +178,6 @@ def main() -> None:
     args.add_argument("--data", type=Path, required=True)
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--run", action="append", required=True, metavar="NAME:EPOCHS:DROPOUT:DECAY:LR")
-    args.add_argument("--seconds", type=float, default=1e9, help="for all runs, in proportion to their epochs")
     args.add_argument("--batch", type=int, default=32)
     args.add_argument("--length", type=int, default=1024)
     args.add_argument("--evaluations", type=int, default=40)
@@ -154,12 +187,12 @@ def main() -> None:
     args.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = args.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    repeatable()
     torch.set_float32_matmul_precision("high")
+    runs = [Run.parse(text) for text in args.run]
     trainer = Trainer(args, Dims.read(args.spec))
-    runs = [Run.parse(text, 1.0) for text in args.run]
-    total = sum(run.epochs for run in runs)
-    for text, run in zip(args.run, runs):
-        trainer.run(Run.parse(text, args.seconds * run.epochs / total))
+    for run in runs:
+        trainer.run(run)
 
 
 if __name__ == "__main__":
