@@ -1,4 +1,5 @@
-//! Loads whose addresses are a grid: `first + inner · (lane mod 8) + outer · (lane div 8)`, which most are.
+//! Loads whose addresses are a grid, which most are: from lane to lane of four, from the first four of a team of eight to the
+//! others, and from team to team they go by steps that are the same everywhere.
 //!
 //! One pass over the address register tells, and then bounds and alignment of 32 lanes are those of the corners, and words
 //! come in rows. Everything stays in registers of the host in between: addresses written to memory by one loop and read by
@@ -7,11 +8,14 @@
 use crate::code::{Access, File};
 use crate::lanes::LANES;
 use crate::memory::{Globals, Region, Space};
+use crate::rows::Rows;
 use crate::shared::Shared;
 
 /// Lanes that share a row of a matrix in most kernels.
-const TEAM: usize = 8;
+pub(crate) const TEAM: usize = 8;
 const TEAMS: usize = LANES / TEAM;
+/// Lanes that read the words of one row of scales.
+const HALF: usize = TEAM / 2;
 
 /// Steps are below this, so that no corner wraps around.
 const MOST: u64 = 1 << 32;
@@ -20,8 +24,10 @@ const MOST: u64 = 1 << 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     first: u64,
-    /// From lane to lane of a team.
+    /// From lane to lane of four.
     inner: u64,
+    /// From the first four lanes of a team to the others.
+    middle: u64,
     /// From team to team.
     outer: u64,
 }
@@ -31,90 +37,98 @@ impl Grid {
     #[inline(always)]
     fn of_q(base: &[u64; LANES]) -> Option<Grid> {
         let first = base[0];
-        let (inner, outer) = (base[1].wrapping_sub(first), base[TEAM].wrapping_sub(first));
-        let small = inner < MOST && outer < MOST;
-        (small && is_grid_q(base, first, inner, outer)).then_some(Grid { first, inner, outer })
+        let [inner, middle, outer] = [1, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
+        let grid = Grid { first, inner, middle, outer };
+        (inner < MOST && middle < MOST && outer < MOST && strays_q(base, grid) == 0).then_some(grid)
     }
 
     /// The grid of 32-bit addresses, if they are one.
     #[inline(always)]
     fn of_w(base: &[u32; LANES]) -> Option<Grid> {
         let first = base[0];
-        let (inner, outer) = (base[1].wrapping_sub(first), base[TEAM].wrapping_sub(first));
+        let steps = [1, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
         // Steps below zero are left to the general way: as unsigned numbers their corners would lie outside.
-        let small = inner <= i32::MAX as u32 && outer <= i32::MAX as u32;
-        let same = small && is_grid_w(base, first, inner, outer);
-        same.then_some(Grid { first: first.into(), inner: inner.into(), outer: outer.into() })
+        let small = steps.iter().all(|step| *step <= i32::MAX as u32);
+        let [inner, middle, outer] = steps.map(u64::from);
+        (small && strays_w(base, first, steps) == 0).then_some(Grid {
+            first: first.into(),
+            inner,
+            middle,
+            outer,
+        })
     }
 
     /// Whether all accesses of `bytes` bytes are aligned and end within `limit`.
     #[inline(always)]
     fn fits(self, bytes: u64, limit: u64) -> bool {
-        let Grid { first, inner, outer } = self;
-        let last = inner * (TEAM as u64 - 1) + outer * (TEAMS as u64 - 1);
+        let Grid { first, inner, middle, outer } = self;
+        let last = inner * (HALF as u64 - 1) + middle + outer * (TEAMS as u64 - 1);
         let end = first.checked_add(last + bytes);
-        (first | inner | outer) & (bytes - 1) == 0 && end.is_some_and(|end| end <= limit)
+        (first | inner | middle | outer) & (bytes - 1) == 0 && end.is_some_and(|end| end <= limit)
     }
 
-    /// Fills the lanes of a team, whose first address is `start`; `N` is `TEAM * V`. False beyond the space's end.
+    /// Whether the lanes of a team follow each other without gaps, `bytes` apart.
     #[inline(always)]
-    fn fill<S: Space, const V: usize, const N: usize>(
-        self,
-        space: &S,
-        (start, lanes): (u64, &mut [[u32; TEAM]; V]),
-    ) -> bool {
-        if self.inner == 4 * V as u64 {
-            let Some(words) = space.load::<N>((start >> 2) as usize) else { return false };
-            for (k, lanes) in lanes.iter_mut().enumerate() {
-                for (i, lane) in lanes.iter_mut().enumerate() {
-                    *lane = words[V * i + k];
-                }
-            }
-        } else if self.inner == 0 {
-            let Some(words) = space.load::<V>((start >> 2) as usize) else { return false };
-            *lanes = words.map(|word| [word; TEAM]);
-        } else {
-            for i in 0..TEAM {
-                let at = start + self.inner * i as u64;
-                let Some(words) = space.load::<V>((at >> 2) as usize) else { return false };
-                for (lanes, word) in lanes.iter_mut().zip(words) {
-                    lanes[i] = word;
-                }
+    fn dense(self, bytes: u64) -> bool {
+        self.inner == bytes && self.middle == bytes * HALF as u64
+    }
+
+    /// The lanes of the team whose first address is `start`; `None` beyond the space's end.
+    #[inline(always)]
+    fn team<S: Space, const V: usize>(self, space: &S, start: u64) -> Option<[[u32; TEAM]; V]> {
+        if self.dense(4 * V as u64) {
+            return space.load_team::<V>((start >> 2) as usize);
+        }
+        let mut lanes = [[0; TEAM]; V];
+        // A team whose halves read the same needs only one of them.
+        let different = if self.middle == 0 { HALF } else { TEAM };
+        for i in 0..different {
+            let at = start + self.inner * (i % HALF) as u64 + self.middle * (i / HALF) as u64;
+            let words = space.load::<V>((at >> 2) as usize)?;
+            for (lanes, word) in lanes.iter_mut().zip(words) {
+                lanes[i] = word;
             }
         }
-        true
+        if self.middle == 0 {
+            for lanes in &mut lanes {
+                let (one, other) = lanes.split_at_mut(HALF);
+                other.copy_from_slice(one);
+            }
+        }
+        Some(lanes)
     }
 
     /// Loads into registers `w`; false, with nothing done, for accesses that are not of 32-bit words.
     #[inline(always)]
-    fn load_into<S: Space>(self, space: &S, op: &Access, w: &mut [[u32; LANES]]) -> bool {
+    fn load_into<S: Space>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
         match op.vector {
-            1 => self.put::<S, 1, 8>(space, op, w),
-            2 => self.put::<S, 2, 16>(space, op, w),
-            4 => self.put::<S, 4, 32>(space, op, w),
+            1 => self.put::<S, 1>(space, op, w),
+            2 => self.put::<S, 2>(space, op, w),
+            4 => self.put::<S, 4>(space, op, w),
             _ => false,
         }
     }
 
     #[inline(never)]
-    fn put<S: Space, const V: usize, const N: usize>(
-        self,
-        space: &S,
-        op: &Access,
-        w: &mut [[u32; LANES]],
-    ) -> bool {
-        let mut lanes = [[0; TEAM]; V];
-        for team in 0..TEAMS {
-            if (team == 0 || self.outer != 0)
-                && !self.fill::<S, V, N>(space, (self.first + self.outer * team as u64, &mut lanes))
-            {
-                return false;
-            }
+    fn put<S: Space, const V: usize>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
+        if self.outer == 0 {
+            // All teams read the same.
+            let Some(lanes) = self.team::<S, V>(space, self.first) else { return false };
             for (lanes, reg) in lanes.iter().zip(op.regs) {
-                if let Some(to) = w.get_mut(usize::from(reg))
-                    && let Some(to) = to.as_chunks_mut::<TEAM>().0.get_mut(team)
-                {
-                    *to = *lanes;
+                let Some(to) = w.get_mut(usize::from(reg)) else { return false };
+                to.as_chunks_mut::<TEAM>().0.fill(*lanes);
+            }
+            return true;
+        }
+        if self.dense(4 * V as u64) && self.outer == (4 * V * TEAM) as u64 {
+            return space.load_run::<V>((self.first >> 2) as usize, op, w);
+        }
+        for team in 0..TEAMS {
+            let start = self.first + self.outer * team as u64;
+            let Some(lanes) = self.team::<S, V>(space, start) else { return false };
+            for (lanes, reg) in lanes.iter().zip(op.regs) {
+                if let Some(to) = w.get_mut(usize::from(reg)) {
+                    to.as_chunks_mut::<TEAM>().0[team] = *lanes;
                 }
             }
         }
@@ -122,29 +136,30 @@ impl Grid {
     }
 }
 
-/// Whether addresses are `first + inner * (lane mod 8) + outer * (lane div 8)`. A function of its own, so that the vector code
-/// is not taken apart by what the caller knows of single lanes.
+/// Bits in which addresses differ from those of a grid. A function of its own, and the bits instead of a truth value, so that
+/// the vector code is not taken apart by what the caller knows of single lanes.
 #[inline(never)]
-fn is_grid_q(base: &[u64; LANES], first: u64, inner: u64, outer: u64) -> bool {
+fn strays_q(base: &[u64; LANES], grid: Grid) -> u64 {
+    let Grid { first, inner, middle, outer } = grid;
     let mut differs = 0;
     for (i, at) in base.iter().enumerate() {
-        let (lane, team) = ((i % TEAM) as u64, (i / TEAM) as u64);
-        let expected = first.wrapping_add(inner.wrapping_mul(lane)).wrapping_add(outer.wrapping_mul(team));
-        differs |= at ^ expected;
+        let (lane, half, team) = ((i % HALF) as u64, (i / HALF % 2) as u64, (i / TEAM) as u64);
+        let of_half = inner.wrapping_mul(lane).wrapping_add(middle.wrapping_mul(half));
+        differs |= at ^ first.wrapping_add(of_half).wrapping_add(outer.wrapping_mul(team));
     }
-    differs == 0
+    differs
 }
 
-/// [`is_grid_q`] of 32-bit addresses.
+/// [`strays_q`] of 32-bit addresses.
 #[inline(never)]
-fn is_grid_w(base: &[u32; LANES], first: u32, inner: u32, outer: u32) -> bool {
+fn strays_w(base: &[u32; LANES], first: u32, [inner, middle, outer]: [u32; 3]) -> u32 {
     let mut differs = 0;
     for (i, at) in base.iter().enumerate() {
-        let (lane, team) = ((i % TEAM) as u32, (i / TEAM) as u32);
-        let expected = first.wrapping_add(inner.wrapping_mul(lane)).wrapping_add(outer.wrapping_mul(team));
-        differs |= at ^ expected;
+        let (lane, half, team) = ((i % HALF) as u32, (i / HALF % 2) as u32, (i / TEAM) as u32);
+        let of_half = inner.wrapping_mul(lane).wrapping_add(middle.wrapping_mul(half));
+        differs |= at ^ first.wrapping_add(of_half).wrapping_add(outer.wrapping_mul(team));
     }
-    differs == 0
+    differs
 }
 
 /// Whether an access is of whole words into 32-bit registers, which is what grids are for.
@@ -160,7 +175,7 @@ pub(crate) fn load_global(
     globals: &Globals,
     op: &Access,
     base: &[u64; LANES],
-    w: &mut [[u32; LANES]],
+    w: &mut Rows<u32>,
 ) -> bool {
     if !of_words(op) {
         return false;
@@ -176,7 +191,7 @@ pub(crate) fn load_global(
 
 /// The same in shared memory.
 #[inline(always)]
-pub(crate) fn load_shared(shared: &Shared, op: &Access, w: &mut [[u32; LANES]]) -> bool {
+pub(crate) fn load_shared(shared: &Shared, op: &Access, w: &mut Rows<u32>) -> bool {
     if !of_words(op) || shared.shadow.is_some() {
         return false;
     }
@@ -192,17 +207,19 @@ mod tests {
 
     #[test]
     fn grids_are_told_from_other_addresses_by_every_lane() {
-        let grid = |inner: u64, outer: u64| -> [u64; LANES] {
-            std::array::from_fn(|i| 4096 + inner * (i as u64 % 8) + outer * (i as u64 / 8))
+        let at = |grid: Grid, i: usize| {
+            let i = i as u64;
+            grid.first + grid.inner * (i % 4) + grid.middle * (i / 4 % 2) + grid.outer * (i / 8)
         };
-        for (inner, outer) in [(0, 0), (16, 128), (16, 0), (0, 64), (4, 1000)] {
-            let base = grid(inner, outer);
-            assert_eq!(Grid::of_q(&base), Some(Grid { first: 4096, inner, outer }));
-            assert_eq!(Grid::of_w(&base.map(|a| a as u32)), Some(Grid { first: 4096, inner, outer }));
+        for (inner, middle, outer) in [(0, 0, 0), (16, 64, 128), (16, 64, 0), (0, 0, 64), (4, 0, 16), (4, 1000, 12)] {
+            let grid = Grid { first: 4096, inner, middle, outer };
+            let base: [u64; LANES] = std::array::from_fn(|i| at(grid, i));
+            assert_eq!(Grid::of_q(&base), Some(grid));
+            assert_eq!(Grid::of_w(&base.map(|a| a as u32)), Some(grid));
             for lane in 0..LANES {
                 let mut other = base;
                 other[lane] += 4;
-                // Lanes 0, 1 and 8 make the steps, so that another lane differs then.
+                // Lanes 0, 1, 4 and 8 make the steps, so that another lane differs then.
                 assert_eq!(Grid::of_q(&other), None, "lane {lane}");
                 assert_eq!(Grid::of_w(&other.map(|a| a as u32)), None, "lane {lane}");
             }
@@ -213,13 +230,63 @@ mod tests {
 
     #[test]
     fn corners_decide_bounds_and_alignment() {
-        let grid = Grid { first: 32, inner: 16, outer: 128 };
-        let end = 32 + 7 * 16 + 3 * 128 + 16;
+        let grid = Grid { first: 32, inner: 16, middle: 64, outer: 128 };
+        let end = 32 + 3 * 16 + 64 + 3 * 128 + 16;
         assert!(grid.fits(16, end) && !grid.fits(16, end - 1));
-        for off in [Grid { first: 36, ..grid }, Grid { inner: 20, ..grid }, Grid { outer: 136, ..grid }] {
+        let others = [
+            Grid { first: 36, ..grid },
+            Grid { inner: 20, ..grid },
+            Grid { middle: 68, ..grid },
+            Grid { outer: 136, ..grid },
+        ];
+        for off in others {
             assert!(!off.fits(16, 4096), "{off:?}");
             assert!(off.fits(4, 4096), "{off:?}");
         }
         assert!(!Grid { first: u64::MAX - 15, ..grid }.fits(16, u64::MAX));
+    }
+
+    /// Every way of reading a grid gives what single lanes read, in both spaces.
+    #[test]
+    fn grids_read_what_single_lanes_read() {
+        let mut globals = Globals::default();
+        let address = globals.alloc(1 << 14, crate::memory::Tracking::None).unwrap();
+        let shared = Shared::unchecked(1 << 14);
+        let region = globals.region(address).unwrap();
+        for word in 0..1 << 12 {
+            region.store(word, [word as u32 * 0x9e37_79b1]);
+            shared.store(word, [word as u32 * 0x9e37_79b1]);
+        }
+        let steps = [(0, 0, 0), (1, 4, 8), (1, 4, 0), (1, 0, 4), (1, 4, 100), (2, 8, 16), (3, 1, 7), (0, 0, 5)];
+        for (inner, middle, outer) in steps {
+            for vector in [1, 2, 4] {
+                let bytes = 4 * u64::from(vector);
+                let grid = Grid { first: 64, inner: inner * bytes, middle: middle * bytes, outer: outer * bytes };
+                let op = Access {
+                    base: 0,
+                    offset: 0,
+                    vector,
+                    size: 4,
+                    signed: false,
+                    strong: false,
+                    regs: [3, 1, 2, 0],
+                    file: File::W,
+                    reg_bits: 32,
+                };
+                let (mut of_global, mut of_shared) = (Rows::new(4), Rows::new(4));
+                assert!(grid.load_into(region, &op, &mut of_global));
+                assert!(grid.load_into(&shared, &op, &mut of_shared));
+                for i in 0..LANES {
+                    let lane = i as u64;
+                    let at = 64 + grid.inner * (lane % 4) + grid.middle * (lane / 4 % 2) + grid.outer * (lane / 8);
+                    for k in 0..vector {
+                        let word = (at as u32 / 4 + k) * 0x9e37_79b1;
+                        let reg = usize::from(op.regs[k as usize]);
+                        assert_eq!(of_global[reg][i], word, "{grid:?}, word {k} of lane {i}");
+                        assert_eq!(of_shared[reg][i], word, "{grid:?}, word {k} of lane {i}, shared");
+                    }
+                }
+            }
+        }
     }
 }

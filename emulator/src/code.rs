@@ -9,6 +9,7 @@
 use ptx::Form;
 use ptx::sem::tensor::Adder;
 
+use crate::full::{self, Full};
 use crate::lane_ops::with_lane_ops;
 
 macro_rules! define_kinds {
@@ -126,12 +127,14 @@ pub(crate) struct Slot {
     pub b: u16,
     pub c: u16,
     pub x: u32,
+    /// What it does when all lanes execute.
+    pub full: Full,
 }
 
 impl Slot {
     /// A slot without guard and operands.
     pub fn new(kind: Kind) -> Slot {
-        Slot { kind, guard: 0, d: 0, a: 0, b: 0, c: 0, x: 0 }
+        Slot { kind, guard: 0, d: 0, a: 0, b: 0, c: 0, x: 0, full: full::general }
     }
 }
 

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use ptx::sem::tensor::Adder;
 use ptx::{Addr, AddrBase, Entry, Inst, Op, Operand, Reg, Stmt, Storage, Target, Ty};
 
+use crate::allocate::compact;
 use crate::code::{Code, EvalOp, File, Kind, NOWHERE, Place, Slot};
 use crate::decode_pure::{Plan, plan};
 use crate::error::Error;
+use crate::full::{self, Full};
 use crate::reconverge::post_dominators;
 
 /// Why a statement cannot be decoded.
@@ -373,12 +375,19 @@ impl<'a> Decoder<'a> {
 
     fn finish(self) -> Code {
         let mut code = self.code;
-        code.w_consts = self.w_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
-        code.q_consts = self.q_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
+        let (w_regs, q_regs) = (code.w_regs, code.q_regs);
+        compact(&mut code);
+        let moved = |reg: u16, old: usize, new: usize| (usize::from(reg) - old + new) as u16;
+        code.w_consts = self.w_consts.into_iter().map(|(value, reg)| (moved(reg, w_regs, code.w_regs), value)).collect();
+        code.q_consts = self.q_consts.into_iter().map(|(value, reg)| (moved(reg, q_regs, code.q_regs), value)).collect();
         code.p_consts = self.p_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
         code.w_regs += code.w_consts.len();
         code.q_regs += code.q_consts.len();
         code.p_regs += code.p_consts.len();
+        let chosen: Vec<Full> = code.slots.iter().map(|slot| full::choose(&code, slot)).collect();
+        for (slot, full) in code.slots.iter_mut().zip(chosen) {
+            slot.full = full;
+        }
         code
     }
 }

@@ -311,7 +311,8 @@ impl Decoder<'_> {
         let [value, lane, clamp, members] = sources;
         let x = self.code.shuffles.len() as u32;
         self.code.shuffles.push(ShflOp { mode, to, in_range, value, lane, clamp, members });
-        self.push(Slot { x, ..Slot::new(Kind::Shfl) });
+        // The registers of the commonest ones are in the slot itself.
+        self.push(Slot { d: to, a: value, b: lane, x, ..Slot::new(Kind::Shfl) });
         Ok(())
     }
 

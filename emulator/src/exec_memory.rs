@@ -152,9 +152,6 @@ fn one_region<'g>(
 #[inline(always)]
 fn words_of<S: Space, const V: usize>(space: &S, offsets: &[u64; LANES], mask: u32) -> [[u32; LANES]; V] {
     let mut out = [[0; LANES]; V];
-    if mask == ALL && space.load_rows::<V>(offsets, &mut out) {
-        return out;
-    }
     for lane in each(mask) {
         if let Some(words) = space.load::<V>((offsets[lane] >> 2) as usize) {
             for k in 0..V {

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod affine;
+mod allocate;
 mod code;
 mod cta;
 mod decode;
@@ -28,6 +29,7 @@ mod exec_atom;
 mod exec_memory;
 mod exec_small;
 mod exec_sync;
+mod full;
 mod job;
 mod lane_ops;
 mod lanes;
@@ -35,11 +37,13 @@ mod machine;
 mod mbarrier;
 mod memory;
 mod mma;
+mod operands;
 mod order;
 mod poll;
 mod pool;
 mod race;
 mod reconverge;
+mod rows;
 mod shared;
 mod trap;
 mod warp;

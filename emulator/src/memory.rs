@@ -9,8 +9,11 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::affine::TEAM;
+use crate::code::Access;
 use crate::error::Error;
 use crate::lanes::LANES;
+use crate::rows::Rows;
 use crate::trap::{SpaceName, TrapKind};
 
 /// Bits of an address that are the offset in its allocation.
@@ -75,25 +78,11 @@ pub(crate) trait Space {
     fn base(&self) -> u64;
     /// `V` words from a word index; `None` beyond the end.
     fn load<const V: usize>(&self, word: usize) -> Option<[u32; V]>;
-    /// The words of 32 lanes whose accesses are all the same or follow each other without gaps, word `k` of lane `i`
-    /// into `out[k][i]`; false, with nothing done, for any other pattern.
-    #[inline(always)]
-    fn load_rows<const V: usize>(&self, offsets: &[u64; LANES], out: &mut [[u32; LANES]; V]) -> bool {
-        let (mut gaps, mut spread) = (0, 0);
-        for i in 0..LANES {
-            spread |= offsets[i] ^ offsets[0];
-            gaps |= offsets[i] ^ offsets[0].wrapping_add((4 * V * i) as u64);
-        }
-        if spread == 0
-            && let Some(words) = self.load::<V>((offsets[0] >> 2) as usize)
-        {
-            *out = words.map(|word| [word; LANES]);
-            return true;
-        }
-        gaps == 0 && self.load_run((offsets[0] >> 2) as usize, out)
-    }
-    /// `32 V` words from a word index, word `k` of group `i` into `out[k][i]`; false beyond the end.
-    fn load_run<const V: usize>(&self, word: usize, out: &mut [[u32; LANES]; V]) -> bool;
+    /// `8 V` words from a word index, word `k` of group `i` at `[k][i]`; `None` beyond the end.
+    fn load_team<const V: usize>(&self, word: usize) -> Option<[[u32; TEAM]; V]>;
+    /// `32 V` words from a word index, word `k` of group `i` into lane `i` of the access's register `k`; false, with
+    /// nothing done, beyond the end.
+    fn load_run<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool;
     /// Overwrites `V` words.
     fn store<const V: usize>(&self, word: usize, values: [u32; V]);
     /// Overwrites the bits of a word that `mask` selects.
@@ -144,11 +133,27 @@ impl Space for Region {
     }
 
     #[inline(always)]
-    fn load_run<const V: usize>(&self, word: usize, out: &mut [[u32; LANES]; V]) -> bool {
+    fn load_team<const V: usize>(&self, word: usize) -> Option<[[u32; TEAM]; V]> {
+        let words = self.words.get(word..word + TEAM * V)?;
+        let mut lanes = [[0; TEAM]; V];
+        for (i, words) in words.as_chunks::<V>().0.iter().enumerate() {
+            for (lanes, word) in lanes.iter_mut().zip(words) {
+                lanes[i] = word.load(Relaxed);
+            }
+        }
+        Some(lanes)
+    }
+
+    /// Word by word: loads of atomics are not made into vectors, and collecting vectors from words takes longer than to
+    /// store them.
+    #[inline(always)]
+    fn load_run<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool {
         let Some(words) = self.words.get(word..word + LANES * V) else { return false };
-        for i in 0..LANES {
-            for k in 0..V {
-                out[k][i] = words[i * V + k].load(Relaxed);
+        let groups = words.as_chunks::<V>().0;
+        for (k, reg) in op.regs.iter().enumerate().take(V) {
+            let Some(to) = w.get_mut(usize::from(*reg)) else { return false };
+            for (to, group) in to.iter_mut().zip(groups) {
+                *to = group[k].load(Relaxed);
             }
         }
         true

@@ -3,10 +3,13 @@
 use std::cell::Cell;
 use std::sync::MutexGuard;
 
+use crate::affine::TEAM;
+use crate::code::Access;
 use crate::lanes::LANES;
 use crate::mbarrier::Mbarriers;
 use crate::memory::{InitMap, Space};
 use crate::race::CtaShadow;
+use crate::rows::Rows;
 use crate::trap::SpaceName;
 
 /// A CTA's shared variables, one after the other, starting at address 0.
@@ -59,6 +62,20 @@ impl Shared {
     }
 }
 
+/// `N` groups of `V` words as `V` rows. A function of its own: by itself it becomes vector code.
+#[inline(never)]
+fn transposed<const V: usize, const N: usize>(groups: &[[Cell<u32>; V]]) -> [[u32; N]; V] {
+    let mut rows = [[0; N]; V];
+    if let Some(groups) = groups.first_chunk::<N>() {
+        for i in 0..N {
+            for k in 0..V {
+                rows[k][i] = groups[i][k].get();
+            }
+        }
+    }
+    rows
+}
+
 impl Space for Shared {
     const NAME: SpaceName = SpaceName::Shared;
 
@@ -82,12 +99,18 @@ impl Space for Shared {
     }
 
     #[inline(always)]
-    fn load_run<const V: usize>(&self, word: usize, out: &mut [[u32; LANES]; V]) -> bool {
+    fn load_team<const V: usize>(&self, word: usize) -> Option<[[u32; TEAM]; V]> {
+        let words = self.words.get(word..word + TEAM * V)?;
+        Some(transposed::<V, TEAM>(words.as_chunks::<V>().0))
+    }
+
+    #[inline(always)]
+    fn load_run<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool {
         let Some(words) = self.words.get(word..word + LANES * V) else { return false };
-        for i in 0..LANES {
-            for k in 0..V {
-                out[k][i] = words[i * V + k].get();
-            }
+        let lanes = transposed::<V, LANES>(words.as_chunks::<V>().0);
+        for (lanes, reg) in lanes.iter().zip(op.regs) {
+            let Some(to) = w.get_mut(usize::from(reg)) else { return false };
+            *to = *lanes;
         }
         true
     }

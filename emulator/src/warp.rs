@@ -3,14 +3,15 @@
 //! Lanes that take different sides of a branch run one side after the other and meet at the branch's immediate
 //! post-dominator. A lane that exits leaves every mask; nobody waits for it.
 
-use ptx::{Mod, Ty, sem};
+use ptx::sem;
 
 use crate::code::{Code, File, Kind, NOWHERE, Place, Slot};
-use crate::lane_ops::with_lane_ops;
-use crate::lanes::{self, ALL, LANES, each, float, map1, map2, map3, write};
+use crate::full::{self, Full};
+use crate::lanes::{self, ALL, LANES, each, map3, write};
 use crate::memory::Globals;
 use crate::poll::Polls;
 use crate::race::When;
+use crate::rows::Rows;
 use crate::shared::Shared;
 use crate::trap::{Fault, TrapKind};
 
@@ -70,8 +71,8 @@ struct Frame {
 
 /// State of a warp.
 pub(crate) struct Warp {
-    pub w: Vec<[u32; LANES]>,
-    pub q: Vec<[u64; LANES]>,
+    pub w: Rows<u32>,
+    pub q: Rows<u64>,
     pub p: Vec<u32>,
     /// Index in the CTA.
     pub index: u32,
@@ -105,8 +106,8 @@ pub(crate) struct Warp {
 impl Warp {
     /// The warp `index` of a block, with constants in place.
     pub fn new(code: &Code, index: u32, block: [u32; 3]) -> Warp {
-        let mut w = vec![[0; LANES]; code.w_regs];
-        let mut q = vec![[0; LANES]; code.q_regs];
+        let mut w = Rows::new(code.w_regs);
+        let mut q = Rows::new(code.q_regs);
         let mut p = vec![0; code.p_regs];
         for (reg, value) in &code.w_consts {
             w[usize::from(*reg)] = [*value; LANES];
@@ -245,78 +246,77 @@ impl Warp {
                 (self.pc, self.steps) = (pc, steps)
             };
         }
-        macro_rules! file {
-            (W, $i:expr) => {
-                self.w[usize::from($i)]
-            };
-            (Q, $i:expr) => {
-                self.q[usize::from($i)]
-            };
-        }
-        macro_rules! lanes {
-            ($slot:ident, $mask:ident, $to:ident, $body:block, $a:ident: $fa:ident) => {{
-                let out = map1(&file!($fa, $slot.a), |$a| $body);
-                write(&mut file!($to, $slot.d), out, $mask);
-            }};
-            ($slot:ident, $mask:ident, $to:ident, $body:block, $a:ident: $fa:ident, $b:ident: $fb:ident) => {{
-                let out = map2(&file!($fa, $slot.a), &file!($fb, $slot.b), |$a, $b| $body);
-                write(&mut file!($to, $slot.d), out, $mask);
-            }};
-            ($slot:ident, $mask:ident, $to:ident, $body:block, $a:ident: $fa:ident, $b:ident: $fb:ident, $c:ident: $fc:ident) => {{
-                let (a, b, c) = (&file!($fa, $slot.a), &file!($fb, $slot.b), &file!($fc, $slot.c));
-                let out = map3(a, b, c, |$a, $b, $c| $body);
-                write(&mut file!($to, $slot.d), out, $mask);
-            }};
-        }
-        macro_rules! dispatch {
-            ($($name:ident($($p:ident: $file:ident),*) -> $to:ident $body:block)*) => {
-                loop {
-                    let Some(slot) = slots.get(pc) else {
-                        settle!();
-                        return Ok(Pause::Exit);
-                    };
+        loop {
+            // A straight line. Only what the general way does changes who executes.
+            if self.mask == ALL {
+                let first = pc;
+                while let Some(slot) = slots.get(pc) {
+                    if !(slot.full)(self, slot, cx) {
+                        break;
+                    }
                     pc += 1;
-                    steps += 1;
-                    let mask = self.guarded(slot.guard);
-                    if mask == 0 {
+                }
+                steps += (pc - first) as u64;
+            }
+            let Some(slot) = slots.get(pc) else {
+                settle!();
+                return Ok(Pause::Exit);
+            };
+            pc += 1;
+            steps += 1;
+            let mask = self.guarded(slot.guard);
+            if mask == 0 {
+                continue;
+            }
+            match slot.kind {
+                Kind::Bra => pc = slot.x as usize,
+                Kind::BraIf if mask == self.mask => pc = slot.x as usize,
+                Kind::BraIf => {
+                    settle!();
+                    self.diverge(slot, mask);
+                    pc = self.pc;
+                }
+                Kind::Join => {
+                    if pc as u32 == self.meet.wrapping_add(1) {
+                        settle!();
+                        self.resume();
+                        pc = self.pc;
+                    }
+                    continue;
+                }
+                kind => {
+                    settle!();
+                    if let Some((op, to)) = full::lane_op(kind) {
+                        self.some_lanes(slot, mask, cx, (op, to));
                         continue;
                     }
-                    match slot.kind {
-                        $(Kind::$name => {
-                            lanes!(slot, mask, $to, $body, $($p: $file),*);
-                            continue;
-                        })*
-                        Kind::Bra => pc = slot.x as usize,
-                        Kind::BraIf if mask == self.mask => pc = slot.x as usize,
-                        Kind::BraIf => {
-                            settle!();
-                            self.diverge(slot, mask);
-                            pc = self.pc;
-                        }
-                        Kind::Join => {
-                            if pc as u32 == self.meet.wrapping_add(1) {
-                                settle!();
-                                self.resume();
-                                pc = self.pc;
-                            }
-                            continue;
-                        }
-                        _ => {
-                            settle!();
-                            if let Some(pause) = self.execute(slot, mask, cx)? {
-                                return Ok(pause);
-                            }
-                            pc = self.pc;
-                        }
+                    if let Some(pause) = self.execute(slot, mask, cx)? {
+                        return Ok(pause);
                     }
-                    if steps >= end {
-                        settle!();
-                        return Ok(Pause::Slice);
-                    }
+                    pc = self.pc;
                 }
-            };
+            }
+            if steps >= end {
+                settle!();
+                return Ok(Pause::Slice);
+            }
         }
-        with_lane_ops!(dispatch)
+    }
+
+    /// A lane operation of the lanes of `mask`: of all, and then the others get back what they had.
+    fn some_lanes(&mut self, slot: &Slot, mask: u32, cx: &Context<'_>, (op, to): (Full, File)) {
+        let d = usize::from(slot.d);
+        if to == File::Q {
+            let mut out = self.q[d];
+            op(self, slot, cx);
+            write(&mut out, self.q[d], mask);
+            self.q[d] = out;
+        } else {
+            let mut out = self.w[d];
+            op(self, slot, cx);
+            write(&mut out, self.w[d], mask);
+            self.w[d] = out;
+        }
     }
 
     /// Everything but the hottest slots.
@@ -393,7 +393,7 @@ impl Warp {
                 return Ok((!some_left).then_some(Pause::Exit));
             }
             Kind::Trap => return Err(Fault::new(mask.trailing_zeros(), TrapKind::Explicit)),
-            // Lane operations and branches are handled by `run`.
+            // Lane operations and other branches are handled by `run`.
             _ => {}
         }
         Ok(None)
@@ -404,13 +404,13 @@ impl Warp {
         self.p[d] = self.p[d] & !mask | value & mask;
     }
 
-    fn lop3(&mut self, slot: &Slot, mask: u32) {
+    pub fn lop3(&mut self, slot: &Slot, mask: u32) {
         let [a, b, c] = [slot.a, slot.b, slot.c].map(|reg| &self.w[usize::from(reg)]);
         let out = map3(a, b, c, |a, b, c| lanes::lop3(slot.x, a, b, c));
         write(&mut self.w[usize::from(slot.d)], out, mask);
     }
 
-    fn select(&mut self, slot: &Slot, mask: u32) {
+    pub fn select(&mut self, slot: &Slot, mask: u32) {
         let (a, b, p) = (usize::from(slot.a), usize::from(slot.b), self.p[usize::from(slot.c)]);
         if slot.kind == Kind::SelQ {
             let mut out = self.q[b];
