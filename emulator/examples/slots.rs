@@ -64,7 +64,11 @@ fn kernel(form: &str) -> String {
     for i in 0..40 {
         body += &format!("mov.u32 %r_{i}, {};\n", 0x3c00_1234u32.wrapping_mul(2 * i + 1));
         if i < 32 {
-            body += &format!("mov.f32 %f_{i}, 0f3F{:06X};\nmov.b16 %h_{i}, {};\n", 0x10_1000 + 77 * i, 0x3c00 + i);
+            body += &format!(
+                "mov.f32 %f_{i}, 0f3F{:06X};\nmov.b16 %h_{i}, {};\n",
+                0x10_1000 + 77 * i,
+                0x3c00 + i
+            );
         }
         if i < 24 {
             body += &format!("mov.u64 %q_{i}, {i};\n");

@@ -73,31 +73,6 @@ impl Grid {
         self.inner == bytes && self.middle == bytes * HALF as u64
     }
 
-    /// The lanes of the team whose first address is `start`; `None` beyond the space's end.
-    #[inline(always)]
-    fn team<S: Space, const V: usize>(self, space: &S, start: u64) -> Option<[[u32; TEAM]; V]> {
-        if self.dense(4 * V as u64) {
-            return space.load_team::<V>((start >> 2) as usize);
-        }
-        let mut lanes = [[0; TEAM]; V];
-        // A team whose halves read the same needs only one of them.
-        let different = if self.middle == 0 { HALF } else { TEAM };
-        for i in 0..different {
-            let at = start + self.inner * (i % HALF) as u64 + self.middle * (i / HALF) as u64;
-            let words = space.load::<V>((at >> 2) as usize)?;
-            for (lanes, word) in lanes.iter_mut().zip(words) {
-                lanes[i] = word;
-            }
-        }
-        if self.middle == 0 {
-            for lanes in &mut lanes {
-                let (one, other) = lanes.split_at_mut(HALF);
-                other.copy_from_slice(one);
-            }
-        }
-        Some(lanes)
-    }
-
     /// Loads into registers `w`; false, with nothing done, for accesses that are not of 32-bit words.
     #[inline(always)]
     fn load_into<S: Space>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
@@ -111,24 +86,37 @@ impl Grid {
 
     #[inline(never)]
     fn put<S: Space, const V: usize>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
+        let word = (self.first >> 2) as usize;
+        if !self.dense(4 * V as u64) {
+            return self.put_lanes::<S, V>(space, op, w);
+        }
+        if self.outer == (4 * V * TEAM) as u64 {
+            return space.load_run::<V>(word, op, w);
+        }
         if self.outer == 0 {
-            // All teams read the same.
-            let Some(lanes) = self.team::<S, V>(space, self.first) else { return false };
-            for (lanes, reg) in lanes.iter().zip(op.regs) {
-                let Some(to) = w.get_mut(usize::from(reg)) else { return false };
-                to.as_chunks_mut::<TEAM>().0.fill(*lanes);
-            }
-            return true;
+            return space.load_team::<V>(word, op, w);
         }
-        if self.dense(4 * V as u64) && self.outer == (4 * V * TEAM) as u64 {
-            return space.load_run::<V>((self.first >> 2) as usize, op, w);
-        }
-        for team in 0..TEAMS {
-            let start = self.first + self.outer * team as u64;
-            let Some(lanes) = self.team::<S, V>(space, start) else { return false };
-            for (lanes, reg) in lanes.iter().zip(op.regs) {
-                if let Some(to) = w.get_mut(usize::from(reg)) {
-                    to.as_chunks_mut::<TEAM>().0[team] = *lanes;
+        self.put_lanes::<S, V>(space, op, w)
+    }
+
+    /// Lane by lane, straight into the registers: vectors collected from words in memory would wait for them there.
+    #[inline(always)]
+    fn put_lanes<S: Space, const V: usize>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
+        for (k, reg) in op.regs.iter().enumerate().take(V) {
+            let Some(to) = w.get_mut(usize::from(*reg)) else { return false };
+            for (team, to) in to.as_chunks_mut::<TEAM>().0.iter_mut().enumerate() {
+                let start = self.first + self.outer * team as u64 + 4 * k as u64;
+                let (one, other) = to.split_at_mut(HALF);
+                for (i, (one, other)) in one.iter_mut().zip(other).enumerate() {
+                    let at = start + self.inner * i as u64;
+                    let Some([word]) = space.load::<1>((at >> 2) as usize) else { return false };
+                    (*one, *other) = (word, word);
+                    if self.middle != 0 {
+                        let Some([word]) = space.load::<1>(((at + self.middle) >> 2) as usize) else {
+                            return false;
+                        };
+                        *other = word;
+                    }
                 }
             }
         }
@@ -171,12 +159,7 @@ fn of_words(op: &Access) -> bool {
 /// Loads words of global memory for 32 lanes whose addresses are a grid in one region, where nothing but bounds and
 /// alignment is checked; false, with nothing done, otherwise.
 #[inline(always)]
-pub(crate) fn load_global(
-    globals: &Globals,
-    op: &Access,
-    base: &[u64; LANES],
-    w: &mut Rows<u32>,
-) -> bool {
+pub(crate) fn load_global(globals: &Globals, op: &Access, base: &[u64; LANES], w: &mut Rows<u32>) -> bool {
     if !of_words(op) {
         return false;
     }
@@ -211,7 +194,9 @@ mod tests {
             let i = i as u64;
             grid.first + grid.inner * (i % 4) + grid.middle * (i / 4 % 2) + grid.outer * (i / 8)
         };
-        for (inner, middle, outer) in [(0, 0, 0), (16, 64, 128), (16, 64, 0), (0, 0, 64), (4, 0, 16), (4, 1000, 12)] {
+        for (inner, middle, outer) in
+            [(0, 0, 0), (16, 64, 128), (16, 64, 0), (0, 0, 64), (4, 0, 16), (4, 1000, 12)]
+        {
             let grid = Grid { first: 4096, inner, middle, outer };
             let base: [u64; LANES] = std::array::from_fn(|i| at(grid, i));
             assert_eq!(Grid::of_q(&base), Some(grid));
@@ -257,11 +242,13 @@ mod tests {
             region.store(word, [word as u32 * 0x9e37_79b1]);
             shared.store(word, [word as u32 * 0x9e37_79b1]);
         }
-        let steps = [(0, 0, 0), (1, 4, 8), (1, 4, 0), (1, 0, 4), (1, 4, 100), (2, 8, 16), (3, 1, 7), (0, 0, 5)];
+        let steps =
+            [(0, 0, 0), (1, 4, 8), (1, 4, 0), (1, 0, 4), (1, 4, 100), (2, 8, 16), (3, 1, 7), (0, 0, 5)];
         for (inner, middle, outer) in steps {
             for vector in [1, 2, 4] {
                 let bytes = 4 * u64::from(vector);
-                let grid = Grid { first: 64, inner: inner * bytes, middle: middle * bytes, outer: outer * bytes };
+                let grid =
+                    Grid { first: 64, inner: inner * bytes, middle: middle * bytes, outer: outer * bytes };
                 let op = Access {
                     base: 0,
                     offset: 0,
@@ -278,7 +265,8 @@ mod tests {
                 assert!(grid.load_into(&shared, &op, &mut of_shared));
                 for i in 0..LANES {
                     let lane = i as u64;
-                    let at = 64 + grid.inner * (lane % 4) + grid.middle * (lane / 4 % 2) + grid.outer * (lane / 8);
+                    let at =
+                        64 + grid.inner * (lane % 4) + grid.middle * (lane / 4 % 2) + grid.outer * (lane / 8);
                     for k in 0..vector {
                         let word = (at as u32 / 4 + k) * 0x9e37_79b1;
                         let reg = usize::from(op.regs[k as usize]);

@@ -101,7 +101,8 @@ fn spans(code: &Code, touches: &[Touch], registers: usize) -> Vec<Option<Span>> 
         for touch in of(block) {
             // A lane operation reads all before it writes. Of others that is not asked: their results share no row with
             // what they read.
-            let late = touch.how == Use::Write && full::lane_op(code.slots[touch.slot].kind).is_some();
+            let kind = code.slots[touch.slot].kind;
+            let late = touch.how == Use::Write && (kind == Kind::Fused || full::lane_op(kind).is_some());
             cover(touch.register, 2 * touch.slot + usize::from(late));
         }
     }
@@ -201,4 +202,73 @@ fn rows(spans: &[Option<Span>]) -> (Vec<usize>, usize) {
         busy.push(Reverse((last, row)));
     }
     (new, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::Slot;
+
+    fn add(d: u16, a: u16, b: u16) -> Slot {
+        Slot { d, a, b, ..Slot::new(Kind::AddW) }
+    }
+
+    fn compacted(slots: Vec<Slot>, w_regs: usize) -> Code {
+        let mut code = Code { slots, w_regs, ..Code::default() };
+        compact(&mut code);
+        code
+    }
+
+    #[test]
+    fn a_chain_takes_one_row_and_constants_come_behind() {
+        // Register 100 is the first constant.
+        let mut slots = vec![add(0, 100, 101)];
+        slots.extend((1..100).map(|d| add(d, d - 1, 101)));
+        let code = compacted(slots, 100);
+        assert_eq!(code.w_regs, 1);
+        assert_eq!((code.slots[0].a, code.slots[0].b), (1, 2));
+        assert!(code.slots[1..].iter().all(|slot| (slot.d, slot.a, slot.b) == (0, 0, 2)));
+    }
+
+    #[test]
+    fn what_a_loop_reads_again_keeps_its_row() {
+        // 0 is read in the loop of slots 2 to 4; 1 and 2 only live from one slot to the next.
+        let back = Slot { x: 2, guard: 1, ..Slot::new(Kind::BraIf) };
+        let slots = vec![add(0, 3, 3), add(1, 3, 3), add(1, 0, 1), add(2, 1, 1), back, add(2, 3, 3)];
+        let code = compacted(slots, 3);
+        let kept = code.slots[0].d;
+        assert!(code.slots[1..].iter().all(|slot| slot.kind == Kind::BraIf || slot.d != kept));
+        assert_eq!(code.slots[2].a, kept);
+    }
+
+    #[test]
+    fn a_write_under_a_guard_leaves_the_old_value_alive() {
+        // 1 is made while 0 may still be what slot 3 reads.
+        let guarded = Slot { guard: 1, ..add(0, 1, 1) };
+        let slots = vec![add(0, 2, 2), add(1, 2, 2), guarded, add(1, 0, 0)];
+        let code = compacted(slots, 2);
+        assert_ne!(code.slots[0].d, code.slots[1].d);
+        assert_eq!(code.slots[0].d, code.slots[2].d);
+        assert_eq!(code.slots[3].a, code.slots[2].d);
+    }
+
+    #[test]
+    fn results_of_loads_share_no_row_with_the_address() {
+        let access = crate::code::Access {
+            base: 0,
+            offset: 0,
+            vector: 2,
+            size: 4,
+            signed: false,
+            strong: false,
+            regs: [1, 2, 0, 0],
+            file: File::W,
+            reg_bits: 32,
+        };
+        let slots = vec![add(0, 3, 3), Slot::new(Kind::LdShared), add(0, 1, 2)];
+        let mut code = Code { slots, w_regs: 3, accesses: vec![access], ..Code::default() };
+        compact(&mut code);
+        let op = &code.accesses[0];
+        assert!(op.base != op.regs[0] && op.base != op.regs[1] && op.regs[0] != op.regs[1]);
+    }
 }

@@ -19,6 +19,8 @@ macro_rules! define_kinds {
         #[allow(clippy::enum_variant_names)]
         pub(crate) enum Kind {
             $($name,)*
+            /// Two of them in one: d, a, b, c: W, x: two more of W; what it does is its function for all lanes.
+            Fused,
             /// d: W, a, b, c: W, x: table.
             Lop3,
             /// d: W, a, b: W, c: P.

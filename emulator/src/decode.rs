@@ -10,6 +10,7 @@ use crate::code::{Code, EvalOp, File, Kind, NOWHERE, Place, Slot};
 use crate::decode_pure::{Plan, plan};
 use crate::error::Error;
 use crate::full::{self, Full};
+use crate::fuse::fuse;
 use crate::reconverge::post_dominators;
 
 /// Why a statement cannot be decoded.
@@ -376,10 +377,13 @@ impl<'a> Decoder<'a> {
     fn finish(self) -> Code {
         let mut code = self.code;
         let (w_regs, q_regs) = (code.w_regs, code.q_regs);
+        fuse(&mut code);
         compact(&mut code);
         let moved = |reg: u16, old: usize, new: usize| (usize::from(reg) - old + new) as u16;
-        code.w_consts = self.w_consts.into_iter().map(|(value, reg)| (moved(reg, w_regs, code.w_regs), value)).collect();
-        code.q_consts = self.q_consts.into_iter().map(|(value, reg)| (moved(reg, q_regs, code.q_regs), value)).collect();
+        code.w_consts =
+            self.w_consts.into_iter().map(|(value, reg)| (moved(reg, w_regs, code.w_regs), value)).collect();
+        code.q_consts =
+            self.q_consts.into_iter().map(|(value, reg)| (moved(reg, q_regs, code.q_regs), value)).collect();
         code.p_consts = self.p_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
         code.w_regs += code.w_consts.len();
         code.q_regs += code.q_consts.len();

@@ -79,6 +79,7 @@ pub(crate) fn choose(code: &Code, slot: &Slot) -> Full {
         Kind::StGlobal => store_global,
         Kind::StShared => store_shared,
         Kind::Nop => nothing,
+        Kind::Fused => slot.full,
         _ => general,
     }
 }
@@ -118,8 +119,7 @@ fn load_global(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
 
 fn load_shared(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
     let op = &cx.code.accesses[slot.x as usize];
-    !op.strong
-        && (affine::load_shared(cx.shared, op, &mut warp.w) || warp.load_shared(op, ALL, cx).is_ok())
+    !op.strong && (affine::load_shared(cx.shared, op, &mut warp.w) || warp.load_shared(op, ALL, cx).is_ok())
 }
 
 fn store_global(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {

@@ -30,6 +30,7 @@ mod exec_memory;
 mod exec_small;
 mod exec_sync;
 mod full;
+mod fuse;
 mod job;
 mod lane_ops;
 mod lanes;

@@ -78,8 +78,9 @@ pub(crate) trait Space {
     fn base(&self) -> u64;
     /// `V` words from a word index; `None` beyond the end.
     fn load<const V: usize>(&self, word: usize) -> Option<[u32; V]>;
-    /// `8 V` words from a word index, word `k` of group `i` at `[k][i]`; `None` beyond the end.
-    fn load_team<const V: usize>(&self, word: usize) -> Option<[[u32; TEAM]; V]>;
+    /// `8 V` words from a word index, word `k` of group `i` into lane `i` of each team of eight of the access's register
+    /// `k`; false, with nothing done, beyond the end.
+    fn load_team<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool;
     /// `32 V` words from a word index, word `k` of group `i` into lane `i` of the access's register `k`; false, with
     /// nothing done, beyond the end.
     fn load_run<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool;
@@ -133,15 +134,19 @@ impl Space for Region {
     }
 
     #[inline(always)]
-    fn load_team<const V: usize>(&self, word: usize) -> Option<[[u32; TEAM]; V]> {
-        let words = self.words.get(word..word + TEAM * V)?;
-        let mut lanes = [[0; TEAM]; V];
-        for (i, words) in words.as_chunks::<V>().0.iter().enumerate() {
-            for (lanes, word) in lanes.iter_mut().zip(words) {
-                lanes[i] = word.load(Relaxed);
+    fn load_team<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool {
+        let Some(words) = self.words.get(word..word + TEAM * V) else { return false };
+        let groups = words.as_chunks::<V>().0;
+        for (k, reg) in op.regs.iter().enumerate().take(V) {
+            let Some(to) = w.get_mut(usize::from(*reg)) else { return false };
+            for (i, group) in groups.iter().enumerate().take(TEAM) {
+                let word = group[k].load(Relaxed);
+                for team in to.as_chunks_mut::<TEAM>().0 {
+                    team[i] = word;
+                }
             }
         }
-        Some(lanes)
+        true
     }
 
     /// Word by word: loads of atomics are not made into vectors, and collecting vectors from words takes longer than to

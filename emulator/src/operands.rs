@@ -2,6 +2,7 @@
 //! registers or slots goes by this one list.
 
 use crate::code::{Code, File, Kind, Slot};
+use crate::fuse::{set_sources, sources};
 use crate::lane_ops::with_lane_ops;
 
 /// What a slot does with a register.
@@ -63,21 +64,35 @@ pub(crate) fn visit(code: &mut Code, at: usize, see: &mut impl Visitor) {
         }
     };
     match slot.kind {
+        Kind::Fused => {
+            let mut regs = sources(&slot);
+            for reg in &mut regs {
+                see.register(W, reg, Read);
+            }
+            set_sources(&mut slot, regs);
+            see.register(W, &mut slot.d, Write);
+        }
         Kind::Lop3 => slots(&[(W, b'a', Read), (W, b'b', Read), (W, b'c', Read), (W, b'd', Write)]),
         Kind::SelW => slots(&[(W, b'a', Read), (W, b'b', Read), (P, b'c', Read), (W, b'd', Write)]),
         Kind::SelQ => slots(&[(Q, b'a', Read), (Q, b'b', Read), (P, b'c', Read), (Q, b'd', Write)]),
-        Kind::SetpU | Kind::SetpS | Kind::SetpF => slots(&[(W, b'a', Read), (W, b'b', Read), (P, b'd', Write)]),
+        Kind::SetpU | Kind::SetpS | Kind::SetpF => {
+            slots(&[(W, b'a', Read), (W, b'b', Read), (P, b'd', Write)])
+        }
         Kind::SetpUQ | Kind::SetpSQ => slots(&[(Q, b'a', Read), (Q, b'b', Read), (P, b'd', Write)]),
         Kind::MovP | Kind::NotP => slots(&[(P, b'a', Read), (P, b'd', Write)]),
         Kind::AndP | Kind::OrP | Kind::XorP => slots(&[(P, b'a', Read), (P, b'b', Read), (P, b'd', Write)]),
         Kind::Special | Kind::LdParamW => slots(&[(W, b'd', Write)]),
         Kind::LdParamQ => slots(&[(Q, b'd', Write)]),
-        Kind::VoteAny | Kind::VoteAll | Kind::VoteUni => slots(&[(P, b'a', Read), (W, b'b', Read), (P, b'd', Write)]),
+        Kind::VoteAny | Kind::VoteAll | Kind::VoteUni => {
+            slots(&[(P, b'a', Read), (W, b'b', Read), (P, b'd', Write)])
+        }
         Kind::Ballot => slots(&[(P, b'a', Read), (W, b'b', Read), (W, b'd', Write)]),
         Kind::Redux => slots(&[(W, b'a', Read), (W, b'b', Read), (W, b'd', Write)]),
         Kind::BarWarp => slots(&[(W, b'a', Read)]),
         Kind::MbarrierInit => slots(&[(W, b'a', Read), (W, b'b', Read)]),
-        Kind::MbarrierArrive | Kind::MbarrierExpect => slots(&[(W, b'a', Read), (W, b'b', Read), (Q, b'd', Write)]),
+        Kind::MbarrierArrive | Kind::MbarrierExpect => {
+            slots(&[(W, b'a', Read), (W, b'b', Read), (Q, b'd', Write)])
+        }
         Kind::MbarrierWait => slots(&[(W, b'a', Read), (W, b'b', Read), (P, b'd', Write)]),
         Kind::Eval
         | Kind::LdGlobal

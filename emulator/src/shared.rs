@@ -99,9 +99,14 @@ impl Space for Shared {
     }
 
     #[inline(always)]
-    fn load_team<const V: usize>(&self, word: usize) -> Option<[[u32; TEAM]; V]> {
-        let words = self.words.get(word..word + TEAM * V)?;
-        Some(transposed::<V, TEAM>(words.as_chunks::<V>().0))
+    fn load_team<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool {
+        let Some(words) = self.words.get(word..word + TEAM * V) else { return false };
+        let lanes = transposed::<V, TEAM>(words.as_chunks::<V>().0);
+        for (lanes, reg) in lanes.iter().zip(op.regs) {
+            let Some(to) = w.get_mut(usize::from(reg)) else { return false };
+            to.as_chunks_mut::<TEAM>().0.fill(*lanes);
+        }
+        true
     }
 
     #[inline(always)]

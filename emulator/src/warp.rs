@@ -286,7 +286,8 @@ impl Warp {
                 }
                 kind => {
                     settle!();
-                    if let Some((op, to)) = full::lane_op(kind) {
+                    let fused = (kind == Kind::Fused).then_some((slot.full, File::W));
+                    if let Some((op, to)) = fused.or_else(|| full::lane_op(kind)) {
                         self.some_lanes(slot, mask, cx, (op, to));
                         continue;
                     }

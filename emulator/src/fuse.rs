@@ -1,0 +1,347 @@
+//! Pairs of operations as one slot: a value that one operation makes and one other takes, right there, is never written.
+//!
+//! A slot costs about ten cycles beside what it computes: finding it, loading rows, storing a row. Kernels on quantized weights
+//! are full of the same few pairs, a field cut out of a word and put to use.
+
+use ptx::sem;
+
+use crate::code::{Code, File, Kind, Slot};
+use crate::full::Full;
+use crate::lanes::{LANES, float};
+use crate::operands::{Use, visit};
+use crate::warp::{Context, Warp};
+
+/// How far back a slot looks for the one that makes its operand.
+const REACH: usize = 32;
+
+/// A pair that has a function: what `first` computes is operand `place` of `then`.
+struct Pair {
+    first: Kind,
+    then: Kind,
+    place: usize,
+    /// Sources of each.
+    arity: (usize, usize),
+    run: Full,
+}
+
+/// Every pair, by what the two compute together of the first one's sources and the second one's others, in order.
+macro_rules! pairs {
+    ($($name:ident: $first:ident($($p:ident),*) => $then:ident[$place:literal]($($q:ident),*) $body:block)*) => {
+        $(#[allow(non_snake_case)]
+        fn $name(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+            let mut regs = sources(slot).into_iter();
+            $(let $p = row(warp, regs.next());)*
+            $(let $q = row(warp, regs.next());)*
+            let mut out = [0; LANES];
+            for i in 0..LANES {
+                $(let $p = $p[i];)*
+                $(let $q = $q[i];)*
+                out[i] = $body;
+            }
+            warp.w[usize::from(slot.d)] = out;
+            true
+        })*
+
+        const PAIRS: &[Pair] = &[$(Pair {
+            first: Kind::$first,
+            then: Kind::$then,
+            place: $place,
+            arity: (count(&[$(stringify!($p)),*]), 1 + count(&[$(stringify!($q)),*])),
+            run: $name,
+        }),*];
+    };
+}
+
+#[inline(always)]
+fn row(warp: &Warp, reg: Option<u16>) -> &[u32; LANES] {
+    &warp.w[usize::from(reg.unwrap_or(0))]
+}
+
+const fn count(names: &[&str]) -> usize {
+    names.len()
+}
+
+pairs! {
+    AndDot: AndW(a, b) => Dp4aUS[0](y, z) { sem::dp4a_u32_s32(a & b, y, z) }
+    AndOrDot: AndOrW(a, b, c) => Dp4aUS[0](y, z) { sem::dp4a_u32_s32(a & b | c, y, z) }
+    AndShl: AndW(a, b) => ShlW[0](y) { sem::shl_b32(a & b, y) }
+    ShlAnd: ShlW(a, b) => AndW[0](y) { sem::shl_b32(a, b) & y }
+    ShrAnd: ShrU(a, b) => AndW[0](y) { sem::shr_u32(a, b) & y }
+    ShrAndOr: ShrU(a, b) => AndOrW[0](y, z) { sem::shr_u32(a, b) & y | z }
+    AndOrShl: ShlW(a, b) => AndOrW[2](x, y) { x & y | sem::shl_b32(a, b) }
+    AddShr: ShrS(a, b) => AddW[1](x) { x.wrapping_add(sem::shr_s32(a, b)) }
+    ShlAdd: ShlW(a, b) => AddW[0](y) { sem::shl_b32(a, b).wrapping_add(y) }
+    AddShl: ShlW(a, b) => AddW[1](x) { x.wrapping_add(sem::shl_b32(a, b)) }
+    MulToFloat: MulLoW(a, b) => F32FromS32[0]() { sem::cvt_rn_f32_s32(a.wrapping_mul(b) as i32).to_bits() }
+    MadToFloat: MadLoW(a, b, c) => F32FromS32[0]() {
+        sem::cvt_rn_f32_s32(a.wrapping_mul(b).wrapping_add(c) as i32).to_bits()
+    }
+    LowHalf: ExtU16(a) => F32FromF16[0]() { sem::f16_to_f32(a as u16).to_bits() }
+    HighHalf: HighW(a) => F32FromF16[0]() { sem::f16_to_f32((a >> 16) as u16).to_bits() }
+    MulNeg: MulF(a, b) => NegF[0]() { sem::neg_f32(sem::mul_f32(float(a), float(b))).to_bits() }
+}
+
+/// Where a fused slot keeps its sources; what it does not need repeats the first.
+pub(crate) fn sources(slot: &Slot) -> [u16; 5] {
+    [slot.a, slot.b, slot.c, slot.x as u16, (slot.x >> 16) as u16]
+}
+
+/// The reverse of [`sources`].
+pub(crate) fn set_sources(slot: &mut Slot, regs: [u16; 5]) {
+    [slot.a, slot.b, slot.c] = [regs[0], regs[1], regs[2]];
+    slot.x = u32::from(regs[3]) | u32::from(regs[4]) << 16;
+}
+
+/// Fuses what can be, and takes out the slots that are no longer needed. Branches go by slots already.
+pub(crate) fn fuse(code: &mut Code) {
+    let uses = Uses::of(code);
+    let starts = starts(code);
+    let mut gone = vec![false; code.slots.len()];
+    for at in 0..code.slots.len() {
+        if let Some((first, fused)) = partner(code, &uses, &starts, &gone, at) {
+            gone[first] = true;
+            code.slots[at] = fused;
+        }
+    }
+    remove(code, &gone);
+}
+
+/// How often each `W` register is read and written, and by which slots it is written.
+struct Uses {
+    reads: Vec<u32>,
+    writers: Vec<Vec<usize>>,
+}
+
+impl Uses {
+    fn of(code: &mut Code) -> Uses {
+        let mut uses = Uses { reads: Vec::new(), writers: Vec::new() };
+        for at in 0..code.slots.len() {
+            visit(code, at, &mut |file: File, index: &mut u16, how: Use| {
+                if file != File::W {
+                    return;
+                }
+                let index = usize::from(*index);
+                if index >= uses.reads.len() {
+                    uses.reads.resize(index + 1, 0);
+                    uses.writers.resize(index + 1, Vec::new());
+                }
+                match how {
+                    Use::Read => uses.reads[index] += 1,
+                    Use::Write => uses.writers[index].push(at),
+                }
+            });
+        }
+        uses
+    }
+
+    /// Whether a slot in `from..to` writes a register.
+    fn written(&self, reg: u16, from: usize, to: usize) -> bool {
+        let writers = self.writers.get(usize::from(reg)).map_or(&[][..], Vec::as_slice);
+        writers.iter().any(|writer| (from..to).contains(writer))
+    }
+}
+
+/// The first slot of the straight line that each slot is in.
+fn starts(code: &Code) -> Vec<usize> {
+    let branches = |kind| matches!(kind, Kind::Bra | Kind::BraIf | Kind::BraIfUni);
+    let ends = |kind| branches(kind) || matches!(kind, Kind::Ret | Kind::Trap | Kind::Join);
+    let mut first = vec![false; code.slots.len() + 1];
+    for (at, slot) in code.slots.iter().enumerate() {
+        if ends(slot.kind) {
+            first[at + 1] = true;
+        }
+        if branches(slot.kind)
+            && let Some(first) = first.get_mut(slot.x as usize)
+        {
+            *first = true;
+        }
+    }
+    let mut start = 0;
+    let of = |(at, first): (usize, &bool)| {
+        if *first {
+            start = at;
+        }
+        start
+    };
+    first.iter().enumerate().map(of).collect()
+}
+
+/// The slot that `at` can be fused with, and both as one.
+fn partner(code: &Code, uses: &Uses, starts: &[usize], gone: &[bool], at: usize) -> Option<(usize, Slot)> {
+    let then = code.slots[at];
+    if then.guard != 0 {
+        return None;
+    }
+    PAIRS.iter().filter(|pair| pair.then == then.kind).find_map(|pair| {
+        let operand = [then.a, then.b, then.c][pair.place];
+        let [first] = uses.writers.get(usize::from(operand))?.as_slice() else { return None };
+        let first = *first;
+        let near = first < at && at - first <= REACH && starts[first] == starts[at];
+        if !near || gone[first] || uses.reads[usize::from(operand)] != 1 {
+            return None;
+        }
+        let made_by = code.slots[first];
+        let theirs = [made_by.a, made_by.b, made_by.c];
+        let theirs = &theirs[..pair.arity.0];
+        let fits = made_by.kind == pair.first && made_by.guard == 0;
+        if !fits || theirs.iter().any(|reg| uses.written(*reg, first, at)) {
+            return None;
+        }
+        let mut fused = Slot { d: then.d, full: pair.run, ..Slot::new(Kind::Fused) };
+        let mut regs = [theirs[0]; 5];
+        let others = [then.a, then.b, then.c];
+        let others = others[..pair.arity.1].iter().enumerate().filter(|(i, _)| *i != pair.place);
+        let all = theirs.iter().chain(others.map(|(_, reg)| reg));
+        for (place, reg) in regs.iter_mut().zip(all) {
+            *place = *reg;
+        }
+        set_sources(&mut fused, regs);
+        Some((first, fused))
+    })
+}
+
+/// Takes slots out; branches then go by the new numbers.
+fn remove(code: &mut Code, gone: &[bool]) {
+    let mut new = Vec::with_capacity(gone.len() + 1);
+    let mut count = 0;
+    for gone in gone {
+        new.push(count);
+        count += u32::from(!gone);
+    }
+    new.push(count);
+    let moved = |at: u32| new.get(at as usize).copied().unwrap_or(at);
+    for slot in &mut code.slots {
+        if matches!(slot.kind, Kind::Bra | Kind::BraIf | Kind::BraIfUni) {
+            slot.x = moved(slot.x);
+            let meet = moved(u32::from(slot.a) | u32::from(slot.b) << 16);
+            (slot.a, slot.b) = (meet as u16, (meet >> 16) as u16);
+        }
+    }
+    let mut kept = gone.iter();
+    code.slots.retain(|_| kept.next() == Some(&false));
+    let mut kept = gone.iter();
+    code.origin.retain(|_| kept.next() == Some(&false));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::full;
+    use crate::lanes::LANES;
+    use crate::memory::Globals;
+    use crate::shared::Shared;
+    use crate::warp::Patience;
+
+    const D: u16 = 7;
+
+    /// The two slots of a pair, their sources in registers 0 to 4, and what they leave in register 7.
+    fn pair_of(pair: &Pair) -> Code {
+        let between = 6;
+        let first = Slot { d: between, a: 0, b: 1, c: 2, ..Slot::new(pair.first) };
+        let mut rest = pair.arity.0 as u16..;
+        let mut others = [0; 3];
+        for (place, reg) in others.iter_mut().enumerate().take(pair.arity.1) {
+            *reg = if place == pair.place { between } else { rest.next().unwrap() };
+        }
+        let [a, b, c] = others;
+        let then = Slot { d: D, a, b, c, ..Slot::new(pair.then) };
+        code(vec![first, then, Slot::new(Kind::Ret)])
+    }
+
+    fn code(slots: Vec<Slot>) -> Code {
+        let origin = vec![0; slots.len()];
+        let mut code = Code { slots, origin, w_regs: 8, q_regs: 1, ..Code::default() };
+        let chosen: Vec<Full> = code.slots.iter().map(|slot| full::choose(&code, slot)).collect();
+        for (slot, full) in code.slots.iter_mut().zip(chosen) {
+            slot.full = full;
+        }
+        code
+    }
+
+    /// Runs on registers filled from `seed`, a third of them small numbers, by the first `lanes` lanes.
+    fn run(code: &Code, seed: u32, lanes: u32) -> [u32; LANES] {
+        let mut warp = Warp::new(code, 0, [lanes, 1, 1]);
+        let mut random = seed;
+        for reg in 0..8 {
+            for lane in 0..LANES {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let value = random >> 7 ^ random << 11;
+                warp.w[reg][lane] = if value % 3 == 0 { value >> 27 } else { value };
+            }
+        }
+        let (globals, shared) = (Globals::default(), Shared::unchecked(0));
+        let cx = Context {
+            code,
+            globals: &globals,
+            shared: &shared,
+            args: &[],
+            cta: [0; 3],
+            grid: [1; 3],
+            block: [lanes, 1, 1],
+            epoch: 0,
+            patience: Patience::Yield,
+        };
+        warp.run(&cx, 100).unwrap();
+        warp.w[usize::from(D)]
+    }
+
+    #[test]
+    fn every_pair_computes_what_its_two_do() {
+        for pair in PAIRS {
+            let apart = pair_of(pair);
+            let mut fused = pair_of(pair);
+            fuse(&mut fused);
+            assert_eq!(fused.slots.len(), 2, "{:?} and {:?}", pair.first, pair.then);
+            for seed in 0..50 {
+                for lanes in [32, 11] {
+                    let (want, got) = (run(&apart, seed, lanes), run(&fused, seed, lanes));
+                    assert_eq!(want, got, "{:?} and {:?} of {lanes} lanes", pair.first, pair.then);
+                }
+            }
+        }
+    }
+
+    fn and_shl() -> [Slot; 2] {
+        let and = Slot { d: 6, a: 0, b: 1, ..Slot::new(Kind::AndW) };
+        [and, Slot { d: D, a: 6, b: 2, ..Slot::new(Kind::ShlW) }]
+    }
+
+    #[test]
+    fn a_value_that_others_read_or_whose_sources_change_stays() {
+        let [and, shl] = and_shl();
+        let ret = Slot::new(Kind::Ret);
+        let mov = |d: u16, a: u16| Slot { d, a, ..Slot::new(Kind::MovW) };
+        let guarded = Slot { guard: 1, ..and };
+        let jump = Slot { x: 2, guard: 1, ..Slot::new(Kind::BraIf) };
+        let apart = [
+            vec![and, shl, mov(3, 6), ret],
+            vec![and, mov(1, 3), shl, ret],
+            vec![and, mov(6, 3), shl, ret],
+            vec![guarded, shl, ret],
+            vec![and, Slot { guard: 1, ..shl }, ret],
+            vec![and, jump, shl, ret],
+        ];
+        for slots in apart {
+            let mut code = Code { p_regs: 1, ..code(slots.clone()) };
+            fuse(&mut code);
+            assert_eq!(code.slots.len(), slots.len(), "{slots:?}");
+        }
+        let mut code = code(vec![and, mov(3, 1), shl, ret]);
+        fuse(&mut code);
+        assert_eq!(code.slots.len(), 3);
+    }
+
+    #[test]
+    fn branches_go_where_they_went() {
+        let [and, shl] = and_shl();
+        let jump = Slot { x: 4, a: 4, ..Slot::new(Kind::BraIf) };
+        let back = Slot { x: 0, a: 0xffff, b: 0xffff, ..Slot::new(Kind::Bra) };
+        let mut code = code(vec![and, shl, Slot { guard: 1, ..jump }, back, Slot::new(Kind::Join)]);
+        fuse(&mut code);
+        let kinds: Vec<Kind> = code.slots.iter().map(|slot| slot.kind).collect();
+        assert_eq!(kinds, [Kind::Fused, Kind::BraIf, Kind::Bra, Kind::Join]);
+        assert_eq!((code.slots[1].x, code.slots[1].a, code.slots[1].b), (3, 3, 0));
+        assert_eq!((code.slots[2].x, code.slots[2].a, code.slots[2].b), (0, 0xffff, 0xffff));
+        assert_eq!(code.origin.len(), 4);
+    }
+}
