@@ -73,15 +73,35 @@ impl Grid {
         self.inner == bytes && self.middle == bytes * HALF as u64
     }
 
-    /// Loads into registers `w`; false, with nothing done, for accesses that are not of 32-bit words.
+    /// Loads into registers `w`; false, with nothing done, for accesses that are not [`known`].
     #[inline(always)]
     fn load_into<S: Space>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
-        match op.vector {
-            1 => self.put::<S, 1>(space, op, w),
-            2 => self.put::<S, 2>(space, op, w),
-            4 => self.put::<S, 4>(space, op, w),
+        match (op.size, op.vector) {
+            (4, 1) => self.put::<S, 1>(space, op, w),
+            (4, 2) => self.put::<S, 2>(space, op, w),
+            (4, 4) => self.put::<S, 4>(space, op, w),
+            (1 | 2, 1) => self.put_narrow(space, op, w),
             _ => false,
         }
+    }
+
+    /// One element of 8 or 16 bits a lane; teams often read the same.
+    #[inline(never)]
+    fn put_narrow<S: Space>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
+        let Some(to) = w.get_mut(usize::from(op.regs[0])) else { return false };
+        let one_a_team = self.inner | self.middle == 0;
+        for (team, to) in to.as_chunks_mut::<TEAM>().0.iter_mut().enumerate() {
+            let start = self.first + self.outer * team as u64;
+            for lane in 0..if one_a_team { 1 } else { TEAM } {
+                let at = start + self.inner * (lane % HALF) as u64 + self.middle * (lane / HALF) as u64;
+                let Some([word]) = space.load::<1>((at >> 2) as usize) else { return false };
+                to[lane] = op.narrow(word, at);
+            }
+            if one_a_team {
+                *to = [to[0]; TEAM];
+            }
+        }
+        true
     }
 
     #[inline(never)]
@@ -150,17 +170,17 @@ fn strays_w(base: &[u32; LANES], first: u32, [inner, middle, outer]: [u32; 3]) -
     differs
 }
 
-/// Whether an access is of whole words into 32-bit registers, which is what grids are for.
+/// Whether an access is one that [`Grid::load_into`] has a way for: words, or one narrower element, into 32-bit registers.
 #[inline(always)]
-fn of_words(op: &Access) -> bool {
-    op.size == 4 && op.file == File::W
+fn known(op: &Access) -> bool {
+    op.file == File::W && (op.size == 4 || op.vector == 1)
 }
 
-/// Loads words of global memory for 32 lanes whose addresses are a grid in one region, where nothing but bounds and
+/// Loads from global memory for 32 lanes whose addresses are a grid in one region, where nothing but bounds and
 /// alignment is checked; false, with nothing done, otherwise.
 #[inline(always)]
 pub(crate) fn load_global(globals: &Globals, op: &Access, base: &[u64; LANES], w: &mut Rows<u32>) -> bool {
-    if !of_words(op) {
+    if !known(op) {
         return false;
     }
     let offset = i64::from(op.offset) as u64;
@@ -175,7 +195,7 @@ pub(crate) fn load_global(globals: &Globals, op: &Access, base: &[u64; LANES], w
 /// The same in shared memory.
 #[inline(always)]
 pub(crate) fn load_shared(shared: &Shared, op: &Access, w: &mut Rows<u32>) -> bool {
-    if !of_words(op) || shared.shadow.is_some() {
+    if !known(op) || shared.shadow.is_some() {
         return false;
     }
     let Some(grid) = w.get(usize::from(op.base)).and_then(Grid::of_w) else { return false };
@@ -238,23 +258,28 @@ mod tests {
         let address = globals.alloc(1 << 14, crate::memory::Tracking::None).unwrap();
         let shared = Shared::unchecked(1 << 14);
         let region = globals.region(address).unwrap();
+        let word_at = |word: u32| word.wrapping_mul(0x9e37_79b1);
         for word in 0..1 << 12 {
-            region.store(word, [word as u32 * 0x9e37_79b1]);
-            shared.store(word, [word as u32 * 0x9e37_79b1]);
+            region.store(word, [word_at(word as u32)]);
+            shared.store(word, [word_at(word as u32)]);
         }
         let steps =
             [(0, 0, 0), (1, 4, 8), (1, 4, 0), (1, 0, 4), (1, 4, 100), (2, 8, 16), (3, 1, 7), (0, 0, 5)];
         for (inner, middle, outer) in steps {
-            for vector in [1, 2, 4] {
-                let bytes = 4 * u64::from(vector);
-                let grid =
-                    Grid { first: 64, inner: inner * bytes, middle: middle * bytes, outer: outer * bytes };
+            for (size, vector) in [(4, 1), (4, 2), (4, 4), (2, 1), (1, 1)] {
+                let bytes = u64::from(size * vector);
+                let grid = Grid {
+                    first: 64 + bytes,
+                    inner: inner * bytes,
+                    middle: middle * bytes,
+                    outer: outer * bytes,
+                };
                 let op = Access {
                     base: 0,
                     offset: 0,
                     vector,
-                    size: 4,
-                    signed: false,
+                    size,
+                    signed: size == 1,
                     strong: false,
                     regs: [3, 1, 2, 0],
                     file: File::W,
@@ -265,10 +290,15 @@ mod tests {
                 assert!(grid.load_into(&shared, &op, &mut of_shared));
                 for i in 0..LANES {
                     let lane = i as u64;
-                    let at =
-                        64 + grid.inner * (lane % 4) + grid.middle * (lane / 4 % 2) + grid.outer * (lane / 8);
+                    let of_half = grid.inner * (lane % 4) + grid.middle * (lane / 4 % 2);
+                    let at = (grid.first + of_half + grid.outer * (lane / 8)) as u32;
                     for k in 0..vector {
-                        let word = (at as u32 / 4 + k) * 0x9e37_79b1;
+                        let word = word_at(at / 4 + k) >> (8 * (at % 4));
+                        let word = match size {
+                            1 => word as i8 as u32,
+                            2 => word & 0xffff,
+                            _ => word,
+                        };
                         let reg = usize::from(op.regs[k as usize]);
                         assert_eq!(of_global[reg][i], word, "{grid:?}, word {k} of lane {i}");
                         assert_eq!(of_shared[reg][i], word, "{grid:?}, word {k} of lane {i}, shared");

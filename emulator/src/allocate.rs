@@ -37,7 +37,7 @@ struct Block {
     after: Vec<u64>,
 }
 
-/// Gives registers of `code` new indices. Constants have none yet: theirs start at `w_regs` and `q_regs`, and are moved along.
+/// Gives registers of `code` new indices. Those of constants start at `w_regs` and `q_regs`, and are moved along.
 pub(crate) fn compact(code: &mut Code) {
     let (w_regs, q_regs) = (code.w_regs, code.q_regs);
     let touches = touches(code);
@@ -54,6 +54,12 @@ pub(crate) fn compact(code: &mut Code) {
             let old = usize::from(*index);
             *index = new.get(old).copied().unwrap_or_else(|| old - new.len() + count) as u16;
         });
+    }
+    for (reg, _) in &mut code.w_consts {
+        *reg = (usize::from(*reg) - w_regs + w_count) as u16;
+    }
+    for (reg, _) in &mut code.q_consts {
+        *reg = (usize::from(*reg) - q_regs + q_count) as u16;
     }
     (code.w_regs, code.q_regs) = (w_count, q_count);
 }

@@ -6,8 +6,8 @@
 //!
 //! Invariant: a 16-bit register's upper half is zero in its `W` register.
 
-use ptx::Form;
 use ptx::sem::tensor::Adder;
+use ptx::{Form, sem};
 
 use crate::full::{self, Full};
 use crate::lane_ops::with_lane_ops;
@@ -190,6 +190,15 @@ impl Access {
     /// Bytes of the whole access, which is also its alignment.
     pub fn bytes(&self) -> u32 {
         self.vector * self.size
+    }
+
+    /// The register of a narrow element at an address, from the word around it.
+    #[inline(always)]
+    pub fn narrow(&self, word: u32, at: u64) -> u32 {
+        let unused = 32 - 8 * self.size;
+        let high = word >> (8 * (at as u32 & 3)) << (unused & 31);
+        let value = if self.signed { (high as i32 >> (unused & 31)) as u32 } else { high >> (unused & 31) };
+        value & sem::mask(self.reg_bits) as u32
     }
 }
 

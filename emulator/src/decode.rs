@@ -376,15 +376,11 @@ impl<'a> Decoder<'a> {
 
     fn finish(self) -> Code {
         let mut code = self.code;
-        let (w_regs, q_regs) = (code.w_regs, code.q_regs);
+        code.w_consts = self.w_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
+        code.q_consts = self.q_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
+        code.p_consts = self.p_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
         fuse(&mut code);
         compact(&mut code);
-        let moved = |reg: u16, old: usize, new: usize| (usize::from(reg) - old + new) as u16;
-        code.w_consts =
-            self.w_consts.into_iter().map(|(value, reg)| (moved(reg, w_regs, code.w_regs), value)).collect();
-        code.q_consts =
-            self.q_consts.into_iter().map(|(value, reg)| (moved(reg, q_regs, code.q_regs), value)).collect();
-        code.p_consts = self.p_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
         code.w_regs += code.w_consts.len();
         code.q_regs += code.q_consts.len();
         code.p_regs += code.p_consts.len();

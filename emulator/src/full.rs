@@ -8,6 +8,7 @@ use ptx::{Mod, Ty, sem};
 
 use crate::affine::{self, TEAM};
 use crate::code::{Code, File, Kind, ShflMode, Slot};
+use crate::dots;
 use crate::lane_ops::with_lane_ops;
 use crate::lanes::{self, ALL, LANES, float, map1, map2, map3};
 use crate::warp::{Context, Warp};
@@ -64,6 +65,8 @@ pub(crate) fn choose(code: &Code, slot: &Slot) -> Full {
     }
     match slot.kind {
         Kind::S32FromF32Rni => return round_to_even,
+        Kind::Dp4aUS => return dot::<false>,
+        Kind::Dp4aSS => return dot::<true>,
         Kind::Shfl => return choose_shuffle(code, slot),
         _ => {}
     }
@@ -146,6 +149,14 @@ fn round_to_even(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
     true
 }
 
+/// `dp4a` of unsigned or signed bytes with signed ones.
+fn dot<const SIGNED: bool>(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let [a, b, c] = [slot.a, slot.b, slot.c].map(|reg| &warp.w[usize::from(reg)]);
+    let out = dots::dot::<SIGNED>(a, b, c);
+    warp.w[usize::from(slot.d)] = out;
+    true
+}
+
 /// Shuffles of whole warps by constant masks and clamps, which are nearly all, have functions of their own.
 fn choose_shuffle(code: &Code, slot: &Slot) -> Full {
     let op = &code.shuffles[slot.x as usize];
@@ -179,27 +190,15 @@ fn exchange<const BY: usize>(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> b
 fn shuffle_from(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
     let (values, from) = (&warp.w[usize::from(slot.a)], &warp.w[usize::from(slot.b)]);
     let mut out = [0; LANES];
-    if strays_in_teams(from) == 0 {
-        for (team, from) in out.as_chunks_mut::<TEAM>().0.iter_mut().zip(from.as_chunks::<TEAM>().0) {
-            *team = [values[from[0] as usize & 31]; TEAM];
+    for (out, from) in out.as_chunks_mut::<TEAM>().0.iter_mut().zip(from.as_chunks::<TEAM>().0) {
+        if *from == [from[0]; TEAM] {
+            *out = [values[from[0] as usize & 31]; TEAM];
+        } else {
+            *out = from.map(|from| values[from as usize & 31]);
         }
-    } else {
-        out = map1(from, |from| values[from as usize & 31]);
     }
     warp.w[usize::from(slot.d)] = out;
     true
-}
-
-/// Bits in which lanes differ from the first of their team; by itself it becomes vector code.
-#[inline(never)]
-fn strays_in_teams(values: &[u32; LANES]) -> u32 {
-    let mut differs = [0; TEAM];
-    for team in values.as_chunks::<TEAM>().0 {
-        for (differs, value) in differs.iter_mut().zip(team) {
-            *differs |= value ^ team[0];
-        }
-    }
-    differs.iter().fold(0, |all, bits| all | bits)
 }
 
 fn shuffle(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {

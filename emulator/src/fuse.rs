@@ -6,8 +6,9 @@
 use ptx::sem;
 
 use crate::code::{Code, File, Kind, Slot};
+use crate::dots;
 use crate::full::Full;
-use crate::lanes::{LANES, float};
+use crate::lanes::{self, LANES, float, map2, map3};
 use crate::operands::{Use, visit};
 use crate::warp::{Context, Warp};
 
@@ -62,8 +63,6 @@ const fn count(names: &[&str]) -> usize {
 }
 
 pairs! {
-    AndDot: AndW(a, b) => Dp4aUS[0](y, z) { sem::dp4a_u32_s32(a & b, y, z) }
-    AndOrDot: AndOrW(a, b, c) => Dp4aUS[0](y, z) { sem::dp4a_u32_s32(a & b | c, y, z) }
     AndShl: AndW(a, b) => ShlW[0](y) { sem::shl_b32(a & b, y) }
     ShlAnd: ShlW(a, b) => AndW[0](y) { sem::shl_b32(a, b) & y }
     ShrAnd: ShrU(a, b) => AndW[0](y) { sem::shr_u32(a, b) & y }
@@ -76,9 +75,68 @@ pairs! {
     MadToFloat: MadLoW(a, b, c) => F32FromS32[0]() {
         sem::cvt_rn_f32_s32(a.wrapping_mul(b).wrapping_add(c) as i32).to_bits()
     }
-    LowHalf: ExtU16(a) => F32FromF16[0]() { sem::f16_to_f32(a as u16).to_bits() }
-    HighHalf: HighW(a) => F32FromF16[0]() { sem::f16_to_f32((a >> 16) as u16).to_bits() }
+    LowHalf: ExtU16(a) => F32FromF16[0]() { lanes::f32_from_f16(a) }
+    HighHalf: HighW(a) => F32FromF16[0]() { lanes::f32_from_f16(a >> 16) }
     MulNeg: MulF(a, b) => NegF[0]() { sem::neg_f32(sem::mul_f32(float(a), float(b))).to_bits() }
+}
+
+/// What masks and `dp4a.u32.s32` have in common with [`PAIRS`]; [`dot_of`] chooses what runs.
+const DOTS: &[Pair] = &[
+    Pair { first: Kind::AndW, then: Kind::Dp4aUS, place: 0, arity: (2, 3), run: and_dot },
+    Pair { first: Kind::AndOrW, then: Kind::Dp4aUS, place: 0, arity: (3, 3), run: and_or_dot },
+];
+
+/// The top bits of the bytes of a word.
+const TOPS: u32 = 0x8080_8080;
+
+/// The function for the bytes that `made_by` leaves: most are fields of a few bits, whose products are short.
+fn dot_of(code: &Code, uses: &Uses, made_by: &Slot) -> Full {
+    let small = |bits: Option<u32>| bits.is_some_and(|bits| bits & TOPS == 0);
+    let field = uses.masked(code, made_by.a, made_by.b);
+    if made_by.kind == Kind::AndW {
+        return match field {
+            Some(bits) if bits & TOPS == 0 => and_small_dot,
+            Some(bits) if bits & 0x0f0f_0f0f == 0 => and_upper_dot,
+            _ => and_dot,
+        };
+    }
+    let or = uses.bits.get(usize::from(made_by.c)).copied().flatten();
+    if small(field) && small(or) { and_or_small_dot } else { and_or_dot }
+}
+
+fn and_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let [a, mask, y, z, _] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let out = dots::dot::<false>(&map2(a, mask, |a, mask| a & mask), y, z);
+    warp.w[usize::from(slot.d)] = out;
+    true
+}
+
+fn and_small_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let [a, mask, y, z, _] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let out = dots::dot_of_small(map2(a, mask, |a, mask| a & mask), y, z, |dot| dot);
+    warp.w[usize::from(slot.d)] = out;
+    true
+}
+
+fn and_upper_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let [a, mask, y, z, _] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let out = dots::dot_of_small(map2(a, mask, |a, mask| (a & mask) >> 4), y, z, |dot| dot << 4);
+    warp.w[usize::from(slot.d)] = out;
+    true
+}
+
+fn and_or_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let [a, mask, or, y, z] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let out = dots::dot::<false>(&map3(a, mask, or, |a, mask, or| a & mask | or), y, z);
+    warp.w[usize::from(slot.d)] = out;
+    true
+}
+
+fn and_or_small_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let [a, mask, or, y, z] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let out = dots::dot_of_small(map3(a, mask, or, |a, mask, or| a & mask | or), y, z, |dot| dot);
+    warp.w[usize::from(slot.d)] = out;
+    true
 }
 
 /// Where a fused slot keeps its sources; what it does not need repeats the first.
@@ -110,11 +168,13 @@ pub(crate) fn fuse(code: &mut Code) {
 struct Uses {
     reads: Vec<u32>,
     writers: Vec<Vec<usize>>,
+    /// The bits that a register can have, where a mask says so.
+    bits: Vec<Option<u32>>,
 }
 
 impl Uses {
     fn of(code: &mut Code) -> Uses {
-        let mut uses = Uses { reads: Vec::new(), writers: Vec::new() };
+        let mut uses = Uses { reads: Vec::new(), writers: Vec::new(), bits: Vec::new() };
         for at in 0..code.slots.len() {
             visit(code, at, &mut |file: File, index: &mut u16, how: Use| {
                 if file != File::W {
@@ -124,6 +184,7 @@ impl Uses {
                 if index >= uses.reads.len() {
                     uses.reads.resize(index + 1, 0);
                     uses.writers.resize(index + 1, Vec::new());
+                    uses.bits.resize(index + 1, None);
                 }
                 match how {
                     Use::Read => uses.reads[index] += 1,
@@ -131,7 +192,24 @@ impl Uses {
                 }
             });
         }
+        for (reg, value) in &code.w_consts {
+            if let Some(bits) = uses.bits.get_mut(usize::from(*reg)) {
+                *bits = Some(*value);
+            }
+        }
+        for slot in code.slots.iter().filter(|slot| slot.kind == Kind::AndW && slot.guard == 0) {
+            let d = usize::from(slot.d);
+            if uses.writers[d].len() == 1 {
+                uses.bits[d] = uses.masked(code, slot.a, slot.b);
+            }
+        }
         uses
+    }
+
+    /// The bits that a conjunction can have, if one of the two is a constant.
+    fn masked(&self, code: &Code, a: u16, b: u16) -> Option<u32> {
+        let constant = |reg: u16| code.w_consts.iter().find(|(at, _)| *at == reg).map(|(_, value)| *value);
+        constant(a).or_else(|| constant(b))
     }
 
     /// Whether a slot in `from..to` writes a register.
@@ -172,7 +250,7 @@ fn partner(code: &Code, uses: &Uses, starts: &[usize], gone: &[bool], at: usize)
     if then.guard != 0 {
         return None;
     }
-    PAIRS.iter().filter(|pair| pair.then == then.kind).find_map(|pair| {
+    PAIRS.iter().chain(DOTS).filter(|pair| pair.then == then.kind).find_map(|pair| {
         let operand = [then.a, then.b, then.c][pair.place];
         let [first] = uses.writers.get(usize::from(operand))?.as_slice() else { return None };
         let first = *first;
@@ -180,6 +258,7 @@ fn partner(code: &Code, uses: &Uses, starts: &[usize], gone: &[bool], at: usize)
         if !near || gone[first] || uses.reads[usize::from(operand)] != 1 {
             return None;
         }
+        // Another pair may have taken this slot's place.
         let made_by = code.slots[first];
         let theirs = [made_by.a, made_by.b, made_by.c];
         let theirs = &theirs[..pair.arity.0];
@@ -196,6 +275,9 @@ fn partner(code: &Code, uses: &Uses, starts: &[usize], gone: &[bool], at: usize)
             *place = *reg;
         }
         set_sources(&mut fused, regs);
+        if then.kind == Kind::Dp4aUS {
+            fused.full = dot_of(code, uses, &made_by);
+        }
         Some((first, fused))
     })
 }
@@ -263,6 +345,9 @@ mod tests {
         let mut warp = Warp::new(code, 0, [lanes, 1, 1]);
         let mut random = seed;
         for reg in 0..8 {
+            if code.w_consts.iter().any(|(constant, _)| usize::from(*constant) == reg) {
+                continue;
+            }
             for lane in 0..LANES {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let value = random >> 7 ^ random << 11;
@@ -287,7 +372,7 @@ mod tests {
 
     #[test]
     fn every_pair_computes_what_its_two_do() {
-        for pair in PAIRS {
+        for pair in PAIRS.iter().chain(DOTS) {
             let apart = pair_of(pair);
             let mut fused = pair_of(pair);
             fuse(&mut fused);
@@ -296,6 +381,39 @@ mod tests {
                 for lanes in [32, 11] {
                     let (want, got) = (run(&apart, seed, lanes), run(&fused, seed, lanes));
                     assert_eq!(want, got, "{:?} and {:?} of {lanes} lanes", pair.first, pair.then);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dots_of_fields_compute_what_dots_do() {
+        // Registers 0 and 1 are masks; the first word is in 2, what is or'd in 3.
+        let masks =
+            [[0x0f0f_0f0f, 0x3030_3030], [0x7f7f_7f7f, 0x7070_7070], [0xf0f0_f0f0, 0x0101_0101], [!0, !0]];
+        let want: [[Full; 2]; 4] = [
+            [and_small_dot, and_or_small_dot],
+            [and_small_dot, and_or_small_dot],
+            [and_upper_dot, and_or_dot],
+            [and_dot, and_or_dot],
+        ];
+        for (masks, want) in masks.into_iter().zip(want) {
+            let and = Slot { d: 6, a: 2, b: 0, ..Slot::new(Kind::AndW) };
+            let or = Slot { d: 5, a: 3, b: 1, ..Slot::new(Kind::AndW) };
+            let and_or = Slot { kind: Kind::AndOrW, c: 5, ..and };
+            let dot = Slot { d: D, a: 6, b: 3, c: 4, ..Slot::new(Kind::Dp4aUS) };
+            let ret = Slot::new(Kind::Ret);
+            for (slots, want) in [vec![and, dot, ret], vec![or, and_or, dot, ret]].into_iter().zip(want) {
+                let w_consts = vec![(0, masks[0]), (1, masks[1])];
+                let apart = Code { w_consts, ..code(slots) };
+                let mut fused = code(apart.slots.clone());
+                fused.w_consts = apart.w_consts.clone();
+                fuse(&mut fused);
+                let chosen = fused.slots[fused.slots.len() - 2];
+                assert_eq!(chosen.kind, Kind::Fused);
+                assert_eq!(chosen.full as usize, want as usize, "{masks:x?}");
+                for seed in 0..50 {
+                    assert_eq!(run(&apart, seed, 32), run(&fused, seed, 32), "{masks:x?}");
                 }
             }
         }

@@ -23,6 +23,7 @@ mod cta;
 mod decode;
 mod decode_own;
 mod decode_pure;
+mod dots;
 mod error;
 mod exec_async;
 mod exec_atom;
