@@ -92,10 +92,11 @@ impl Grid {
         let one_a_team = self.inner | self.middle == 0;
         for (team, to) in to.as_chunks_mut::<TEAM>().0.iter_mut().enumerate() {
             let start = self.first + self.outer * team as u64;
-            for lane in 0..if one_a_team { 1 } else { TEAM } {
+            let different = if one_a_team { 1 } else { TEAM };
+            for (lane, to) in to.iter_mut().enumerate().take(different) {
                 let at = start + self.inner * (lane % HALF) as u64 + self.middle * (lane / HALF) as u64;
                 let Some([word]) = space.load::<1>((at >> 2) as usize) else { return false };
-                to[lane] = op.narrow(word, at);
+                *to = op.narrow(word, at);
             }
             if one_a_team {
                 *to = [to[0]; TEAM];

@@ -351,7 +351,7 @@ mod tests {
             for lane in 0..LANES {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let value = random >> 7 ^ random << 11;
-                warp.w[reg][lane] = if value % 3 == 0 { value >> 27 } else { value };
+                warp.w[reg][lane] = if value.is_multiple_of(3) { value >> 27 } else { value };
             }
         }
         let (globals, shared) = (Globals::default(), Shared::unchecked(0));
