@@ -9,6 +9,7 @@ use clap::Args;
 use monomorph::golden::{self, Golden};
 use monomorph::specs;
 use ptx::{Entry, Module, Stmt};
+use serde::Serialize;
 
 use super::output::Output;
 
@@ -27,6 +28,45 @@ pub struct Diff {
     /// The folder of --spec [default: generated/SPEC-sm_N]
     #[arg(short = 'o', long = "output", value_name = "DIR")]
     output: Option<PathBuf>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// How two sides differ; what `--json` prints.
+#[derive(Serialize)]
+struct Comparison {
+    old: String,
+    new: String,
+    changed: Vec<Changed>,
+    only_old: Vec<String>,
+    only_new: Vec<String>,
+    /// Kernels without a difference.
+    equal: usize,
+}
+
+/// A kernel that both sides have, in two texts.
+#[derive(Serialize)]
+struct Changed {
+    entry: String,
+    /// Instructions, registers and shared memory, before and after.
+    counts: String,
+    /// The unified diff.
+    diff: String,
+}
+
+impl Comparison {
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for kernel in &self.changed {
+            lines.push(format!("{}: {}", kernel.entry, kernel.counts));
+            lines.extend(kernel.diff.lines().map(str::to_owned));
+        }
+        lines.extend(self.only_old.iter().map(|entry| format!("{entry}: only in {}", self.old)));
+        lines.extend(self.only_new.iter().map(|entry| format!("{entry}: only in {}", self.new)));
+        lines.push(format!("{} kernels are equal", self.equal));
+        lines
+    }
 }
 
 impl Diff {
@@ -39,9 +79,14 @@ impl Diff {
                 (Side::from_file(old)?, Side::from_file(new)?)
             }
         };
+        let comparison = compare(&old, &new)?;
         let mut out = Output::new();
-        for line in compare(&old, &new)? {
-            out.line(&line)?;
+        if self.json {
+            out.json(&comparison)?;
+        } else {
+            for line in comparison.lines() {
+                out.line(&line)?;
+            }
         }
         out.finish()
     }
@@ -98,7 +143,7 @@ fn family(entry: &str) -> &str {
     entry.rsplit_once('_').map_or(entry, |(family, _)| family)
 }
 
-fn compare(old: &Side, new: &Side) -> Result<Vec<String>> {
+fn compare(old: &Side, new: &Side) -> Result<Comparison> {
     let mut left = old.entries();
     let mut pairs = Vec::new();
     let mut added = Vec::new();
@@ -116,7 +161,7 @@ fn compare(old: &Side, new: &Side) -> Result<Vec<String>> {
         }
     }
     pairs.sort_by(|a, b| a.1.1.name.cmp(&b.1.1.name));
-    let mut lines = Vec::new();
+    let mut changed = Vec::new();
     let mut equal = 0;
     for ((old_module, a), (new_module, b)) in pairs {
         let (before, after) = (text(old_module, a)?, text(new_module, b)?);
@@ -124,14 +169,22 @@ fn compare(old: &Side, new: &Side) -> Result<Vec<String>> {
             equal += 1;
             continue;
         }
-        lines.push(format!("{}: {}", b.name, counts(a, b)));
         let names = (format!("{}/{}", old.name, a.name), format!("{}/{}", new.name, b.name));
-        lines.extend(golden::unified(&before, &after, (&names.0, &names.1)).lines().map(str::to_owned));
+        changed.push(Changed {
+            entry: b.name.clone(),
+            counts: counts(a, b),
+            diff: golden::unified(&before, &after, (&names.0, &names.1)),
+        });
     }
-    lines.extend(left.iter().map(|(_, e)| format!("{}: only in {}", e.name, old.name)));
-    lines.extend(only_new.iter().map(|(_, e)| format!("{}: only in {}", e.name, new.name)));
-    lines.push(format!("{equal} kernels are equal"));
-    Ok(lines)
+    let names = |side: &[(&Module, &Entry)]| side.iter().map(|(_, entry)| entry.name.clone()).collect();
+    Ok(Comparison {
+        old: old.name.clone(),
+        new: new.name.clone(),
+        changed,
+        only_old: names(&left),
+        only_new: names(&only_new),
+        equal,
+    })
 }
 
 /// One entry as the printer writes it, without the heading of its file.

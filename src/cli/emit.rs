@@ -10,6 +10,7 @@ use codegen::emit::folder;
 use monomorph::golden::{self, Golden};
 use monomorph::ptxas::Ptxas;
 use monomorph::specs;
+use serde::Serialize;
 
 use super::model::{open_gguf, spec_of};
 use super::output::{Output, note};
@@ -35,6 +36,29 @@ pub struct Emit {
     /// Write even if a kernel takes more registers, spills or shared memory than before
     #[arg(long)]
     bless: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints of a spec's files.
+#[derive(Serialize)]
+struct Report<'a> {
+    spec: &'a str,
+    sm: u32,
+    folder: String,
+    files: usize,
+    /// Files that were written because they had another text; with `--check` none were, and none have.
+    changed: usize,
+}
+
+/// What `--json` prints of a spec that was made from a file.
+#[derive(Serialize)]
+struct FromFile<'a> {
+    file: String,
+    /// Where the text was written, unless that is only here.
+    output: Option<String>,
+    toml: &'a str,
 }
 
 impl Emit {
@@ -51,10 +75,15 @@ impl Emit {
     fn write_spec(&self, file: &Path) -> Result<()> {
         let toml = spec_of(&open_gguf(file)?, file)?.to_toml();
         if let Some(path) = &self.output {
-            return fs::write(path, toml).with_context(|| format!("cannot write {}", path.display()));
+            fs::write(path, &toml).with_context(|| format!("cannot write {}", path.display()))?;
         }
         let mut out = Output::new();
-        out.stream(&toml)?;
+        if self.json {
+            let output = self.output.as_ref().map(|path| path.display().to_string());
+            out.json(&FromFile { file: file.display().to_string(), output, toml: &toml })?;
+        } else if self.output.is_none() {
+            out.stream(&toml)?;
+        }
         out.finish()
     }
 
@@ -81,8 +110,19 @@ impl Emit {
             bail!("{}; nothing was written; to accept: {}", worse.join("; "), self.bless_command(name));
         }
         let changed = golden.write(&target)?;
-        note(&format!("{}: {} files, {changed} changed", target.display(), golden.files().len()));
+        let files = golden.files().len();
+        if self.json {
+            return self.report(name, &target, (files, changed));
+        }
+        note(&format!("{}: {files} files, {changed} changed", target.display()));
         Ok(())
+    }
+
+    /// The JSON of a folder: how many files it has and how many changed.
+    fn report(&self, spec: &str, target: &Path, (files, changed): (usize, usize)) -> Result<()> {
+        let mut out = Output::new();
+        out.json(&Report { spec, sm: self.sm, folder: target.display().to_string(), files, changed })?;
+        out.finish()
     }
 
     fn check(&self, mut golden: Golden, target: &Path, name: &str) -> Result<()> {
@@ -105,6 +145,9 @@ impl Emit {
         let worse = golden::regressions(&locked, &golden.lock);
         if !worse.is_empty() {
             bail!("{}; to accept: {}", worse.join("; "), self.bless_command(name));
+        }
+        if self.json {
+            return self.report(name, target, (golden.files().len(), 0));
         }
         note(&format!("{}: {} files as generated", target.display(), golden.files().len()));
         Ok(())

@@ -12,12 +12,14 @@ use monomorph::runtime::{DEFAULT_CONTEXT, MemoryPlan, WeightSource, select_table
 use monomorph::{compiled_tables, specs};
 use serde::Serialize;
 
-use super::model::{file_tokenizer, open_gguf, spec_of};
+use super::model::{file_tokenizer, open_gguf_or_built_in, spec_of};
 use super::output::Output;
 use super::table_text;
 
 /// The target whose table describes memory; the sizes hardly differ between targets.
 const SM: u32 = 90;
+/// What the plan does not have, as measured with the 8B on an H200 (`bench/results/h200-rows.md`).
+const ON_A_GPU: &str = "              on a GPU CUDA's context, machine code and graphs take some 0.7 GB more";
 /// Characters of a metadata value that are shown.
 const SHOWN_CHARS: usize = 72;
 /// Elements of an array that are shown.
@@ -26,9 +28,9 @@ const SHOWN_ELEMS: usize = 4;
 /// Shows what a model file holds and whether kernels for it are compiled in.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A GGUF model file
+    /// A GGUF model file [default: the built-in model]
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
     /// Positions of the context in the memory plan [default: the model's own, at most 4096]
     #[arg(long, value_name = "N")]
     context: Option<u32>,
@@ -81,8 +83,8 @@ struct TensorReport {
 impl Inspect {
     /// Runs the verb.
     pub fn run(self) -> Result<()> {
-        let gguf = open_gguf(&self.file)?;
-        let report = self.report(&gguf)?;
+        let (file, gguf) = open_gguf_or_built_in(self.file.as_deref())?;
+        let report = self.report(&file, &gguf)?;
         let mut out = Output::new();
         if self.json {
             out.json(&report)?;
@@ -94,9 +96,9 @@ impl Inspect {
         out.finish()
     }
 
-    fn report(&self, gguf: &Gguf) -> Result<Report> {
-        let fit = Fit::find(gguf, &self.file)?;
-        let file = self.file.display().to_string();
+    fn report(&self, path: &Path, gguf: &Gguf) -> Result<Report> {
+        let fit = Fit::find(gguf, path)?;
+        let file = path.display().to_string();
         let tokenizer = file_tokenizer(gguf, &fit.table).with_context(|| file.clone())?;
         let context = self.context.unwrap_or(fit.table.dims.context.min(DEFAULT_CONTEXT));
         let memory = MemoryPlan::new(&fit.table, context, 1);
@@ -202,6 +204,7 @@ impl Report {
                 bytes(m.arena_bytes),
                 bytes(m.other_bytes)
             ),
+            ON_A_GPU.to_owned(),
             String::new(),
         ];
         let metadata: Vec<Vec<String>> =

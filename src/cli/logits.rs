@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use monomorph::runtime::CancelToken;
+use serde::Serialize;
 
 use super::device::DeviceArgs;
 use super::model::ModelArgs;
-use super::output::note;
+use super::output::{Output, note};
 
 /// Writes the logits after some tokens to a file.
 #[derive(Debug, Args)]
@@ -24,6 +25,23 @@ pub struct Logits {
     output: PathBuf,
     #[command(flatten)]
     device: DeviceArgs,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    device: String,
+    model: &'a str,
+    spec: &'a str,
+    tokens: &'a [u32],
+    /// The file of logits, and how many it has.
+    output: String,
+    logits: usize,
+    /// The first token with the greatest of them.
+    greatest: usize,
 }
 
 impl Logits {
@@ -40,8 +58,23 @@ impl Logits {
         session.logits(&mut logits)?;
         let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
         write_whole(&self.output, &bytes)?;
-        note(&format!("{} logits written to {}", logits.len(), self.output.display()));
-        Ok(())
+        let output = self.output.display().to_string();
+        if !self.json {
+            note(&format!("{} logits written to {output}", logits.len()));
+            return Ok(());
+        }
+        let greatest = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+        let mut out = Output::new();
+        out.json(&Report {
+            device: opened.queue.name().to_owned(),
+            model: &prepared.name,
+            spec: &prepared.table.spec,
+            tokens: &self.tokens,
+            output,
+            logits: logits.len(),
+            greatest,
+        })?;
+        out.finish()
     }
 }
 

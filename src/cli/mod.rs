@@ -15,6 +15,7 @@ mod kernels;
 mod logits;
 mod man;
 mod model;
+mod next_step;
 pub mod output;
 mod perplexity;
 mod profile;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use codegen::ModelSpec;
 use monomorph::plan::{ActType, Table};
-use monomorph::runtime::gguf::Gguf;
+use monomorph::runtime::gguf::{Gguf, GgufError};
 use monomorph::runtime::jit::{self, CacheUse, EntryError, KernelCache, Specialised};
 use monomorph::runtime::queue::Queue;
 use monomorph::runtime::synth::SynthSource;
@@ -22,6 +22,8 @@ use super::progress::{Clock, LoadBar};
 
 /// The target whose table the emulator runs; any would do.
 const EMULATED_SM: u32 = 90;
+/// The model that runs where none is named.
+const BUILT_IN: &str = "tiny";
 /// Random weights are the same everywhere.
 const WEIGHTS_SEED: u64 = 1;
 
@@ -96,7 +98,7 @@ impl ModelArgs {
         if let Some(spec) = &self.spec {
             return Ok(Origin::Spec(spec.clone()));
         }
-        let name = self.model.as_deref().unwrap_or("tiny");
+        let name = self.model.as_deref().unwrap_or(BUILT_IN);
         match monomorph::built_in(name) {
             Some(model) => {
                 Ok(Origin::BuiltIn(model.name, Gguf::from_static(model.gguf).context(model.name)?))
@@ -229,7 +231,20 @@ fn way_out(gguf: &Gguf, path: &Path) -> String {
 
 /// Opens a model file.
 pub fn open_gguf(path: &Path) -> Result<Gguf> {
-    Gguf::open(path).with_context(|| path.display().to_string())
+    Gguf::open(path).map_err(|error| match error {
+        // These name it themselves.
+        GgufError::Open { .. } | GgufError::NotAFile { .. } => error.into(),
+        error => anyhow::Error::from(error).context(path.display().to_string()),
+    })
+}
+
+/// Opens a model file or, without one, the built-in model; with the name that messages call it.
+pub fn open_gguf_or_built_in(path: Option<&Path>) -> Result<(PathBuf, Gguf)> {
+    match (path, monomorph::built_in(BUILT_IN)) {
+        (Some(path), _) => Ok((path.to_owned(), open_gguf(path)?)),
+        (None, Some(model)) => Ok((PathBuf::from(model.name), Gguf::from_static(model.gguf)?)),
+        (None, None) => bail!("this build has no built-in model; a GGUF file must be named"),
+    }
 }
 
 /// The tokenizer of a file, which must have a token for each row of the embedding.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::next_step;
 use super::style::{Palette, Style};
 
 /// Standard output, for results only.
@@ -49,9 +50,10 @@ pub fn note(text: &str) {
     writeln!(io::stderr().lock(), "{text}").ok();
 }
 
-/// Tells why the program ends, in one line.
+/// Tells why the program ends, and what to do about it where that is known, in one line.
 pub fn error(error: &anyhow::Error) {
-    note(&format!("{} {}", Palette::stderr().paint(Style::Bad, "error:"), one_line(error)));
+    let step = next_step::of(error).map(|step| format!("; {step}")).unwrap_or_default();
+    note(&format!("{} {}{step}", Palette::stderr().paint(Style::Bad, "error:"), one_line(error)));
 }
 
 /// Whether `error` only says that nobody reads our output any more.

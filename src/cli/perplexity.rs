@@ -69,7 +69,8 @@ struct Score {
 impl Perplexity {
     /// Runs the verb.
     pub fn run(mut self) -> Result<()> {
-        let text = fs::read_to_string(&self.text).with_context(|| self.text.display().to_string())?;
+        let text = fs::read_to_string(&self.text)
+            .with_context(|| format!("cannot read --text {}", self.text.display()))?;
         let origin = self.model.open()?;
         let opened = self.device.open()?;
         let trained = self.model.prepare(origin, opened.queue.as_ref())?;

@@ -7,15 +7,15 @@ use clap::Args;
 use monomorph::runtime::tokenizer::{Special, Tokenizer};
 use serde::Serialize;
 
-use super::model::open_gguf;
+use super::model::open_gguf_or_built_in;
 use super::output::Output;
 
 /// Prints the token ids of a text.
 #[derive(Debug, Args)]
 pub struct Tokenize {
-    /// A GGUF model file
+    /// A GGUF model file [default: the built-in model]
     #[arg(short = 'm', long = "file", value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
     /// The text
     #[arg(short = 'p', long, value_name = "TEXT")]
     prompt: String,
@@ -36,8 +36,8 @@ struct Report {
 impl Tokenize {
     /// Runs the verb.
     pub fn run(self) -> Result<()> {
-        let gguf = open_gguf(&self.file)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf).with_context(|| self.file.display().to_string())?;
+        let (file, gguf) = open_gguf_or_built_in(self.file.as_deref())?;
+        let tokenizer = Tokenizer::from_gguf(&gguf).with_context(|| file.display().to_string())?;
         let special = if self.no_special { Special::AsText } else { Special::Parse };
         let tokens = tokenizer.encode(&self.prompt, special)?;
         let mut out = Output::new();

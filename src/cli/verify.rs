@@ -13,6 +13,7 @@ use monomorph::ptxas::Ptxas;
 use monomorph::runtime::{DeviceChoice, DeviceOptions, open_device};
 use monomorph::trial::{self, Device};
 use monomorph::{golden, matrix, specs};
+use serde::Serialize;
 
 use super::output::{Output, note};
 
@@ -46,6 +47,41 @@ pub struct Verify {
     /// Host threads of the emulator; 0 takes all cores
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
+    /// One JSON object, behind the last kernel
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    subject: &'a str,
+    sm: u32,
+    /// Trials of each kernel.
+    trials: u64,
+    failed: usize,
+    seconds: f64,
+    kernels: Vec<Checked>,
+}
+
+/// One kernel of the report.
+#[derive(Serialize)]
+struct Checked {
+    entry: String,
+    seconds: f64,
+    /// Why it failed; nothing when it passed.
+    error: Option<String>,
+    #[serde(flatten)]
+    done: Done,
+}
+
+/// What a check found; absent where it was not made.
+#[derive(Default, Serialize)]
+struct Done {
+    registers: Option<u32>,
+    spill_bytes: Option<u32>,
+    /// Whether a device left the emulator's bits.
+    device_equal: Option<bool>,
 }
 
 /// The kernels of a run and what knows how to try them.
@@ -62,8 +98,9 @@ struct Run<'a> {
     seeds: u64,
     ptxas: Option<Ptxas>,
     device: Option<Device<'a>>,
-    out: Mutex<Output>,
-    failures: AtomicUsize,
+    /// Where lines go at once, unless a report is asked for.
+    out: Option<Mutex<Output>>,
+    checked: Mutex<Vec<Checked>>,
 }
 
 impl Verify {
@@ -84,8 +121,8 @@ impl Verify {
             seeds,
             ptxas,
             device,
-            out: Mutex::new(Output::new()),
-            failures: AtomicUsize::new(0),
+            out: (!self.json).then(|| Mutex::new(Output::new())),
+            checked: Mutex::new(Vec::new()),
         };
         let start = Instant::now();
         let wanted =
@@ -101,20 +138,22 @@ impl Verify {
         for index in large {
             run.one(index, self.threads)?;
         }
-        let failures = run.failures.load(Ordering::Relaxed);
-        let summary = format!(
-            "{} kernels of {} on sm_{}: {failures} failed; {} trials each, {:.1} s",
-            chosen.len(),
-            subject.name,
-            self.sm,
-            seeds,
-            start.elapsed().as_secs_f64()
-        );
-        let mut out = run.out.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        out.line(&summary)?;
+        let kernels = run.checked.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let failed = kernels.iter().filter(|kernel| kernel.error.is_some()).count();
+        let (total, seconds) = (kernels.len(), start.elapsed().as_secs_f64());
+        let mut out = Output::new();
+        if self.json {
+            let (subject, sm) = (subject.name.as_str(), self.sm);
+            out.json(&Report { subject, sm, trials: seeds, failed, seconds, kernels })?;
+        } else {
+            out.line(&format!(
+                "{total} kernels of {} on sm_{}: {failed} failed; {seeds} trials each, {seconds:.1} s",
+                subject.name, self.sm
+            ))?;
+        }
         out.finish()?;
-        if failures > 0 {
-            bail!("{failures} of {} kernels failed", chosen.len());
+        if failed > 0 {
+            bail!("{failed} of {total} kernels failed");
         }
         Ok(())
     }
@@ -180,40 +219,53 @@ impl Run<'_> {
         })
     }
 
-    /// Checks one kernel and prints its line.
+    /// Checks one kernel, prints its line and keeps what was found.
     fn one(&self, index: usize, n_threads: usize) -> Result<()> {
         let start = Instant::now();
         let kernel = &self.subject.kernels[index];
-        let outcome = self.checks(index, n_threads);
-        let line = match outcome {
-            Ok(done) => format!("ok    {}  {done}  {:.2} s", kernel.entry, start.elapsed().as_secs_f64()),
-            Err(error) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-                format!("FAIL  {}  {}  [{}]", kernel.entry, super::output::one_line(&error), kernel.constants)
-            }
+        let mut done = Done::default();
+        let error = self.checks(index, n_threads, &mut done).err();
+        let error = error.map(|error| super::output::one_line(&error));
+        let (entry, seconds) = (kernel.entry.to_string(), start.elapsed().as_secs_f64());
+        let line = match &error {
+            None => format!("ok    {entry}  {}  {seconds:.2} s", done.words()),
+            Some(error) => format!("FAIL  {entry}  {error}  [{}]", kernel.constants),
         };
-        let mut out = self.out.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut checked = self.checked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        checked.push(Checked { entry, seconds, error, done });
+        let Some(out) = &self.out else { return Ok(()) };
+        let mut out = out.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         out.stream(&format!("{line}\n"))
     }
 
-    /// What was done, or the first thing that is wrong.
-    fn checks(&self, index: usize, n_threads: usize) -> Result<String> {
+    /// Notes what was done, up to the first thing that is wrong.
+    fn checks(&self, index: usize, n_threads: usize, done: &mut Done) -> Result<()> {
         let kernel = &self.subject.kernels[index];
         let operation = &self.subject.operations[index];
-        let assembled = match &self.ptxas {
-            None => "ptxas skipped".to_owned(),
-            Some(ptxas) => {
-                let found = ptxas.assemble(&kernel.ptx, self.sm)?;
-                format!("ptxas {} registers, {} spill bytes", found.registers, found.spill_bytes)
-            }
-        };
+        if let Some(ptxas) = &self.ptxas {
+            let found = ptxas.assemble(&kernel.ptx, self.sm)?;
+            (done.registers, done.spill_bytes) = (Some(found.registers), Some(found.spill_bytes));
+        }
         for seed in 0..self.seeds {
             let (trial, after) = trial::check(kernel, operation.as_ref(), seed, n_threads)?;
             if let Some(device) = &self.device {
-                device.compare(index, &trial, &after)?;
+                let compared = device.compare(index, &trial, &after);
+                done.device_equal = Some(compared.is_ok());
+                compared?;
             }
         }
-        let compared = if self.device.is_some() { "device equal" } else { "device skipped" };
-        Ok(format!("{assembled}; reference within bounds; {compared}"))
+        Ok(())
+    }
+}
+
+impl Done {
+    /// What was done to a kernel that passed.
+    fn words(&self) -> String {
+        let assembled = match (self.registers, self.spill_bytes) {
+            (Some(registers), Some(spilled)) => format!("ptxas {registers} registers, {spilled} spill bytes"),
+            _ => "ptxas skipped".to_owned(),
+        };
+        let compared = if self.device_equal == Some(true) { "device equal" } else { "device skipped" };
+        format!("{assembled}; reference within bounds; {compared}")
     }
 }

@@ -21,7 +21,21 @@ fn verbs(file: &str) -> [Vec<&str>; 4] {
 fn a_missing_file_is_one_line() {
     for args in verbs("/nonexistent/model.gguf") {
         let ran = run(&args);
-        assert!(ran.error().contains("/nonexistent/model.gguf"), "{ran:?}");
+        assert_eq!(ran.error().matches("/nonexistent/model.gguf").count(), 1, "{ran:?}");
+        assert!(ran.error().contains("fetch-models.sh"), "{ran:?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    }
+}
+
+#[test]
+fn what_is_no_model_file_says_what_would_be() {
+    let folder = folder("no_model");
+    let text = folder.join("notes.txt");
+    fs::write(&text, "These are notes.").unwrap();
+    for (path, wanted) in [(&folder, "the path of a .gguf file"), (&text, "converted to GGUF")] {
+        let path = path.to_str().unwrap();
+        let ran = run(&["generate", "--device", "emulator", "-n", "1", "-m", path]);
+        assert!(ran.error().contains(path) && ran.error().contains(wanted), "{ran:?}");
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     }
 }
@@ -34,7 +48,10 @@ fn a_truncated_file_is_refused_at_any_length() {
     for kept in [0, 3, 20, 5_000, whole.len() / 2, whole.len() - 1] {
         fs::write(path, &whole[..kept]).unwrap();
         let ran = run(&["inspect", path]);
-        assert!(ran.error().contains("cut.gguf"), "{kept}: {ran:?}");
+        assert!(
+            ran.error().contains("cut.gguf") && ran.error().contains("fetch it again"),
+            "{kept}: {ran:?}"
+        );
         assert_eq!(ran.stderr.lines().count(), 1, "{kept}: {ran:?}");
     }
     let ran = run(&["generate", "--device", "emulator", "-m", path]);
@@ -81,7 +98,7 @@ fn a_vocabulary_of_another_size_is_refused() {
 #[test]
 fn a_device_that_is_not_there_is_named() {
     let ran = run(&["generate", "--device", "cuda:99", "-n", "1"]);
-    assert!(ran.error().contains("cuda:99"), "{ran:?}");
+    assert!(ran.error().contains("cuda:99") && ran.error().contains("--device emulator"), "{ran:?}");
     assert_eq!((ran.stderr.lines().count(), ran.stdout.as_str()), (1, ""), "{ran:?}");
 }
 

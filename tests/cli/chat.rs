@@ -9,13 +9,13 @@ use crate::fixture::changed_gguf;
 use crate::{Ran, command};
 
 /// Runs a chat on these lines.
-fn chat(extra: &[&str], lines: &str) -> Ran {
+fn chat(extra: &[&str], lines: impl AsRef<[u8]>) -> Ran {
     let mut args = vec!["chat", "--device", "emulator"];
     args.extend_from_slice(extra);
     let mut child =
         command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A program that ends before it has read everything is seen by its status.
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).ok();
+    child.stdin.take().unwrap().write_all(lines.as_ref()).ok();
     Ran::of(&child.wait_with_output().unwrap())
 }
 
@@ -90,11 +90,18 @@ fn a_template_that_refuses_or_runs_wild_is_told() {
 #[test]
 fn a_full_context_is_told_with_a_way_out() {
     let long = "a very long story about a fox ".repeat(8);
-    let ran = chat(&["-n", "64", "--context", "48", "--json"], &format!("{long}\nHi\n"));
+    let ran = chat(&["-n", "64", "--context", "48", "--json"], format!("{long}\nHi\n"));
     assert!(ran.stderr.contains("the context 48 positions: /reset begins a new one"), "{ran:?}");
     let turns = turns(&ran);
     assert_eq!((turns.len(), turns[0]["finish"].as_str()), (1, Some("context")), "{ran:?}");
     assert!(ran.stderr.contains("the context is full: /reset"), "{ran:?}");
+}
+
+#[test]
+fn a_line_that_is_no_text_does_not_end_the_conversation() {
+    let ran = chat(&["-n", "2", "--json"], b"one\xff\xfe\nThere was a fox\n");
+    assert_eq!(turns(&ran).len(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("not UTF-8 from its byte 3"), "{ran:?}");
 }
 
 #[test]

@@ -49,6 +49,9 @@ fn tokenize_gives_ids_with_and_without_special_tokens() {
     assert_eq!(json, serde_json::json!({ "tokens": [1, 3 + 97, 2] }));
     let plain = run(&["tokenize", "-m", tiny_gguf(), "-p", "a<", "--no-special"]);
     assert_eq!((plain.code, plain.stdout.as_str()), (0, "1 100 63\n"), "{plain:?}");
+    // Without a file, the built-in model, which begins every text with its token 0.
+    let built_in = run(&["tokenize", "-p", "Once upon a time", "--json"]).json();
+    assert_eq!(built_in["tokens"], run(&["generate", "-n", "0", "--json"]).json()["prompt_tokens"]);
 }
 
 #[test]
@@ -62,6 +65,8 @@ fn inspect_tells_spec_memory_and_tensors() {
     // 8 layers of keys and values, 1024 positions of 128 f16.
     assert_eq!(memory["kv_bytes"], 8 * 2 * 1024 * 128 * 2);
     assert!(memory["peak_bytes"].as_u64() > memory["weights_bytes"].as_u64());
+    let built_in = run(&["inspect", "--json"]).json();
+    assert_eq!((&built_in["file"], &built_in["file_bytes"]), (&"tiny".into(), &5_739_296.into()));
     let text = run(&["inspect", tiny_gguf()]);
     assert!(text.code == 0 && text.stdout.contains("blk.7.ffn_down.weight"), "{text:?}");
 }
@@ -116,7 +121,7 @@ fn wrong_usage_exits_with_2() {
         &["quantize", "a.gguf", "b.gguf"],
         &["quantize", "a.gguf", "b.gguf", "--type", "q3_k_m"],
         &["generate", "--device", "gpu"],
-        &["tokenize", "-p", "x"],
+        &["tokenize", "-m", "x.gguf"],
         &["logits", "--tokens", "1,x", "-o", "out"],
         &["emit"],
         &["emit", "--spec", "tiny", "--check", "--bless"],

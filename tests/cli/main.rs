@@ -13,6 +13,7 @@ mod end_to_end;
 mod explain;
 mod fixture;
 mod jit;
+mod json;
 mod manual;
 mod measure;
 mod perplexity;

@@ -161,17 +161,25 @@ impl Chat {
 impl Talk<'_> {
     /// Turns until there are no more lines.
     fn listen(&mut self, lines: &mut dyn BufRead, prompt: Option<String>) -> Result<()> {
-        let mut line = String::new();
+        let mut line = Vec::new();
         loop {
             if let Some(prompt) = &prompt {
                 // A closed stderr is no reason to stop.
                 write!(io::stderr(), "{prompt}").and_then(|()| io::stderr().flush()).ok();
             }
             line.clear();
-            if lines.read_line(&mut line)? == 0 {
+            if lines.read_until(b'\n', &mut line)? == 0 {
                 return Ok(());
             }
-            match Line::of(&line) {
+            let line = match str::from_utf8(&line) {
+                Ok(line) => line,
+                Err(error) => {
+                    let at = error.valid_up_to();
+                    note(&format!("that line is not UTF-8 from its byte {at} on and was not said"));
+                    continue;
+                }
+            };
+            match Line::of(line) {
                 Line::Exit => return Ok(()),
                 Line::Empty => {}
                 Line::Help => note(HELP),
