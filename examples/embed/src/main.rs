@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let show = |p: LoadProgress| eprint!("\rloading {} of {} bytes", p.done_bytes, p.total_bytes);
     let load = LoadOptions { progress: Some(&show), cancel: cancel.clone(), ..LoadOptions::default() };
     let model = TextModel::load(&gguf, &[story::TABLE.clone()], &device.queue, &load)?;
+    eprintln!();
     let options = GenerateOptions { max_tokens: Some(40), cancel, ..GenerateOptions::default() };
     let mut stream = model.stream(&prompt, options)?;
     for piece in &mut stream {
