@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use emulator::Checks;
 use monomorph::runtime::queue::{EmulatorOptions, EmulatorQueue, Queue};
@@ -17,7 +18,7 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// Host threads of the emulator; 0 takes all cores
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = thread_count())]
     pub threads: usize,
     /// What the emulator checks on every access
     #[arg(long, value_enum, default_value_t = CheckLevel::Fast, value_name = "LEVEL")]
@@ -31,6 +32,11 @@ pub enum CheckLevel {
     Full,
     /// Bounds, alignment and barriers
     Fast,
+}
+
+/// Numbers of threads that `--threads` takes.
+pub fn thread_count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=EmulatorOptions::MOST_THREADS as u64)
 }
 
 impl DeviceArgs {

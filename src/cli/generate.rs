@@ -125,6 +125,7 @@ impl Generate {
 
         let mut out = Output::new();
         let options = self.options(&prepared.tokenizer, defaults);
+        let asked = options.max_tokens;
         let produced = self.produce(&mut session, (&prompt, options), (&prepared.tokenizer, &mut out));
         if !self.json {
             // Also after an error: what came before it stays on a line of its own.
@@ -144,7 +145,7 @@ impl Generate {
             })?;
         }
         out.finish()?;
-        note(&produced.summary());
+        note(&produced.summary(asked));
         Ok(())
     }
 
@@ -247,11 +248,16 @@ struct Produced {
 }
 
 impl Produced {
-    fn summary(&self) -> String {
+    /// What is told of a generation of which `asked` tokens were wanted.
+    fn summary(&self, asked: Option<u32>) -> String {
         let end = match self.finish {
             Some(FinishReason::Stop(token)) => format!("stopped at token {token}"),
+            Some(FinishReason::Length) if asked.is_none_or(|asked| self.tokens.len() < asked as usize) => {
+                "the context is full".to_owned()
+            }
             Some(FinishReason::Length) => "length reached".to_owned(),
-            other => format!("{other:?}"),
+            Some(FinishReason::Cancelled) => "cancelled".to_owned(),
+            Some(FinishReason::Failed) | None => "not ended".to_owned(),
         };
         let Timings { prefill_tokens, .. } = self.timings;
         format!(

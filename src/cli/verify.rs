@@ -45,7 +45,7 @@ pub struct Verify {
     #[arg(long, value_name = "TEXT")]
     kernel: Option<String>,
     /// Host threads of the emulator; 0 takes all cores
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = super::device::thread_count())]
     threads: usize,
     /// One JSON object, behind the last kernel
     #[arg(long)]

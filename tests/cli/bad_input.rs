@@ -107,6 +107,10 @@ fn a_prompt_beyond_the_context_is_refused_with_both_numbers() {
     let args = ["generate", "--spec", "tiny", "--device", "emulator", "-p", "abcdef", "--context"];
     let ran = run(&[&args[..], &["4"]].concat());
     assert!(ran.error().contains("7 tokens") && ran.error().contains("4 positions"), "{ran:?}");
+    // One that fits goes on until the context is full, and says so.
+    let ran = run(&["generate", "--device", "emulator", "--context", "12", "-n", "50"]);
+    assert!(ran.code == 0 && ran.stderr.contains("generated 8, "), "{ran:?}");
+    assert!(ran.stderr.contains("the context is full"), "{ran:?}");
     let ran = run(&["generate", "--device", "emulator", "--context", "1025", "-p", "a", "-n", "1"]);
     assert!(ran.error().contains("1025") && ran.error().contains("1024"), "{ran:?}");
 }

@@ -122,6 +122,8 @@ fn wrong_usage_exits_with_2() {
         &["quantize", "a.gguf", "b.gguf", "--type", "q3_k_m"],
         &["generate", "--device", "gpu"],
         &["tokenize", "-m", "x.gguf"],
+        &["generate", "--threads", "99999"],
+        &["verify", "--spec", "tiny", "--threads", "1025"],
         &["logits", "--tokens", "1,x", "-o", "out"],
         &["emit"],
         &["emit", "--spec", "tiny", "--check", "--bless"],

@@ -11,10 +11,15 @@ use super::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Queue, QueueError, Re
 /// How to emulate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmulatorOptions {
-    /// Host threads; 0 takes as many as the machine has.
+    /// Host threads, of which more than [`EmulatorOptions::MOST_THREADS`] are not taken; 0 takes as many as the machine has.
     pub threads: usize,
     /// What is checked on every access.
     pub checks: Checks,
+}
+
+impl EmulatorOptions {
+    /// More than any machine has cores for; a system that is asked for far more threads ends the program.
+    pub const MOST_THREADS: usize = 1024;
 }
 
 impl Default for EmulatorOptions {
@@ -42,6 +47,7 @@ impl EmulatorQueue {
     #[must_use]
     pub fn new(options: EmulatorOptions) -> Self {
         let EmulatorOptions { threads, checks } = options;
+        let threads = threads.min(EmulatorOptions::MOST_THREADS);
         let machine = Machine::new(Config { threads, checks });
         Self { shared: Arc::new(Shared { machine, poison: Poison::default() }) }
     }
@@ -222,5 +228,16 @@ impl Replay for EmulatedReplay {
 
     fn calls(&self) -> &[Call] {
         &self.calls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_threads_than_a_system_has_are_not_asked_for() {
+        let options = EmulatorOptions { threads: usize::MAX, ..EmulatorOptions::default() };
+        assert_eq!(EmulatorQueue::new(options).allocated_bytes(), 0);
     }
 }
