@@ -1,5 +1,5 @@
-//! Loads whose addresses are a grid, which most are: from lane to lane of four, from the first four of a team of eight to the
-//! others, and from team to team they go by steps that are the same everywhere.
+//! Loads whose addresses are a grid, which nearly all are: within a pair of lanes, from pair to pair of four lanes, from the first
+//! four of a team of eight to the others, and from team to team they go by steps that are the same everywhere.
 //!
 //! One pass over the address register tells, and then bounds and alignment of 32 lanes are those of the corners, and words
 //! come in rows. Everything stays in registers of the host in between: addresses written to memory by one loop and read by
@@ -24,7 +24,9 @@ const MOST: u64 = 1 << 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     first: u64,
-    /// From lane to lane of four.
+    /// From the first lane of a pair to the other.
+    single: u64,
+    /// From the first pair of four lanes to the other.
     inner: u64,
     /// From the first four lanes of a team to the others.
     middle: u64,
@@ -37,21 +39,22 @@ impl Grid {
     #[inline(always)]
     fn of_q(base: &[u64; LANES]) -> Option<Grid> {
         let first = base[0];
-        let [inner, middle, outer] = [1, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
-        let grid = Grid { first, inner, middle, outer };
-        (inner < MOST && middle < MOST && outer < MOST && strays_q(base, grid) == 0).then_some(grid)
+        let [single, inner, middle, outer] = [1, 2, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
+        let grid = Grid { first, single, inner, middle, outer };
+        ((single | inner | middle | outer) < MOST && strays_q(base, grid) == 0).then_some(grid)
     }
 
     /// The grid of 32-bit addresses, if they are one.
     #[inline(always)]
     fn of_w(base: &[u32; LANES]) -> Option<Grid> {
         let first = base[0];
-        let steps = [1, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
+        let steps = [1, 2, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
         // Steps below zero are left to the general way: as unsigned numbers their corners would lie outside.
         let small = steps.iter().all(|step| *step <= i32::MAX as u32);
-        let [inner, middle, outer] = steps.map(u64::from);
+        let [single, inner, middle, outer] = steps.map(u64::from);
         (small && strays_w(base, first, steps) == 0).then_some(Grid {
             first: first.into(),
+            single,
             inner,
             middle,
             outer,
@@ -61,16 +64,22 @@ impl Grid {
     /// Whether all accesses of `bytes` bytes are aligned and end within `limit`.
     #[inline(always)]
     fn fits(self, bytes: u64, limit: u64) -> bool {
-        let Grid { first, inner, middle, outer } = self;
-        let last = inner * (HALF as u64 - 1) + middle + outer * (TEAMS as u64 - 1);
+        let Grid { first, single, inner, middle, outer } = self;
+        let last = single + inner + middle + outer * (TEAMS as u64 - 1);
         let end = first.checked_add(last + bytes);
-        (first | inner | middle | outer) & (bytes - 1) == 0 && end.is_some_and(|end| end <= limit)
+        (first | single | inner | middle | outer) & (bytes - 1) == 0 && end.is_some_and(|end| end <= limit)
+    }
+
+    /// Where four lanes are from the first of them.
+    #[inline(always)]
+    fn within(self) -> [u64; HALF] {
+        [0, self.single, self.inner, self.single + self.inner]
     }
 
     /// Whether the lanes of a team follow each other without gaps, `bytes` apart.
     #[inline(always)]
     fn dense(self, bytes: u64) -> bool {
-        self.inner == bytes && self.middle == bytes * HALF as u64
+        self.single == bytes && self.inner == 2 * bytes && self.middle == bytes * HALF as u64
     }
 
     /// Loads into registers `w`; false, with nothing done, for accesses that are not [`known`].
@@ -89,12 +98,12 @@ impl Grid {
     #[inline(never)]
     fn put_narrow<S: Space>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
         let Some(to) = w.get_mut(usize::from(op.regs[0])) else { return false };
-        let one_a_team = self.inner | self.middle == 0;
+        let one_a_team = self.single | self.inner | self.middle == 0;
         for (team, to) in to.as_chunks_mut::<TEAM>().0.iter_mut().enumerate() {
             let start = self.first + self.outer * team as u64;
             let different = if one_a_team { 1 } else { TEAM };
             for (lane, to) in to.iter_mut().enumerate().take(different) {
-                let at = start + self.inner * (lane % HALF) as u64 + self.middle * (lane / HALF) as u64;
+                let at = start + self.within()[lane % HALF] + self.middle * (lane / HALF) as u64;
                 let Some([word]) = space.load::<1>((at >> 2) as usize) else { return false };
                 *to = op.narrow(word, at);
             }
@@ -128,8 +137,8 @@ impl Grid {
             for (team, to) in to.as_chunks_mut::<TEAM>().0.iter_mut().enumerate() {
                 let start = self.first + self.outer * team as u64 + 4 * k as u64;
                 let (one, other) = to.split_at_mut(HALF);
-                for (i, (one, other)) in one.iter_mut().zip(other).enumerate() {
-                    let at = start + self.inner * i as u64;
+                for ((one, other), within) in one.iter_mut().zip(other).zip(self.within()) {
+                    let at = start + within;
                     let Some([word]) = space.load::<1>((at >> 2) as usize) else { return false };
                     (*one, *other) = (word, word);
                     if self.middle != 0 {
@@ -149,24 +158,28 @@ impl Grid {
 /// the vector code is not taken apart by what the caller knows of single lanes.
 #[inline(never)]
 fn strays_q(base: &[u64; LANES], grid: Grid) -> u64 {
-    let Grid { first, inner, middle, outer } = grid;
+    let Grid { first, single, inner, middle, outer } = grid;
     let mut differs = 0;
     for (i, at) in base.iter().enumerate() {
-        let (lane, half, team) = ((i % HALF) as u64, (i / HALF % 2) as u64, (i / TEAM) as u64);
-        let of_half = inner.wrapping_mul(lane).wrapping_add(middle.wrapping_mul(half));
-        differs |= at ^ first.wrapping_add(of_half).wrapping_add(outer.wrapping_mul(team));
+        let bit = |bit: usize| (i >> bit & 1) as u64;
+        let of_half =
+            first.wrapping_add(bit(0).wrapping_mul(single)).wrapping_add(bit(1).wrapping_mul(inner));
+        let of_team = of_half.wrapping_add(bit(2).wrapping_mul(middle));
+        differs |= at ^ of_team.wrapping_add(outer.wrapping_mul((i / TEAM) as u64));
     }
     differs
 }
 
 /// [`strays_q`] of 32-bit addresses.
 #[inline(never)]
-fn strays_w(base: &[u32; LANES], first: u32, [inner, middle, outer]: [u32; 3]) -> u32 {
+fn strays_w(base: &[u32; LANES], first: u32, [single, inner, middle, outer]: [u32; 4]) -> u32 {
     let mut differs = 0;
     for (i, at) in base.iter().enumerate() {
-        let (lane, half, team) = ((i % HALF) as u32, (i / HALF % 2) as u32, (i / TEAM) as u32);
-        let of_half = inner.wrapping_mul(lane).wrapping_add(middle.wrapping_mul(half));
-        differs |= at ^ first.wrapping_add(of_half).wrapping_add(outer.wrapping_mul(team));
+        let bit = |bit: usize| (i >> bit & 1) as u32;
+        let of_half =
+            first.wrapping_add(bit(0).wrapping_mul(single)).wrapping_add(bit(1).wrapping_mul(inner));
+        let of_team = of_half.wrapping_add(bit(2).wrapping_mul(middle));
+        differs |= at ^ of_team.wrapping_add(outer.wrapping_mul((i / TEAM) as u32));
     }
     differs
 }
@@ -213,19 +226,27 @@ mod tests {
     fn grids_are_told_from_other_addresses_by_every_lane() {
         let at = |grid: Grid, i: usize| {
             let i = i as u64;
-            grid.first + grid.inner * (i % 4) + grid.middle * (i / 4 % 2) + grid.outer * (i / 8)
+            let of_half = grid.single * (i % 2) + grid.inner * (i / 2 % 2);
+            grid.first + of_half + grid.middle * (i / 4 % 2) + grid.outer * (i / 8)
         };
-        for (inner, middle, outer) in
-            [(0, 0, 0), (16, 64, 128), (16, 64, 0), (0, 0, 64), (4, 0, 16), (4, 1000, 12)]
-        {
-            let grid = Grid { first: 4096, inner, middle, outer };
+        let grids = [
+            [0, 0, 0, 0],
+            [16, 32, 64, 128],
+            [16, 32, 64, 0],
+            [0, 0, 0, 64],
+            [4, 8, 0, 16],
+            [0, 4, 8, 16],
+            [4, 100, 1000, 12],
+        ];
+        for [single, inner, middle, outer] in grids {
+            let grid = Grid { first: 4096, single, inner, middle, outer };
             let base: [u64; LANES] = std::array::from_fn(|i| at(grid, i));
             assert_eq!(Grid::of_q(&base), Some(grid));
             assert_eq!(Grid::of_w(&base.map(|a| a as u32)), Some(grid));
             for lane in 0..LANES {
                 let mut other = base;
                 other[lane] += 4;
-                // Lanes 0, 1, 4 and 8 make the steps, so that another lane differs then.
+                // Lanes 0, 1, 2, 4 and 8 make the steps, so that another lane differs then.
                 assert_eq!(Grid::of_q(&other), None, "lane {lane}");
                 assert_eq!(Grid::of_w(&other.map(|a| a as u32)), None, "lane {lane}");
             }
@@ -236,12 +257,13 @@ mod tests {
 
     #[test]
     fn corners_decide_bounds_and_alignment() {
-        let grid = Grid { first: 32, inner: 16, middle: 64, outer: 128 };
+        let grid = Grid { first: 32, single: 16, inner: 32, middle: 64, outer: 128 };
         let end = 32 + 3 * 16 + 64 + 3 * 128 + 16;
         assert!(grid.fits(16, end) && !grid.fits(16, end - 1));
         let others = [
             Grid { first: 36, ..grid },
-            Grid { inner: 20, ..grid },
+            Grid { single: 20, ..grid },
+            Grid { inner: 36, ..grid },
             Grid { middle: 68, ..grid },
             Grid { outer: 136, ..grid },
         ];
@@ -264,17 +286,22 @@ mod tests {
             region.store(word, [word_at(word as u32)]);
             shared.store(word, [word_at(word as u32)]);
         }
-        let steps =
-            [(0, 0, 0), (1, 4, 8), (1, 4, 0), (1, 0, 4), (1, 4, 100), (2, 8, 16), (3, 1, 7), (0, 0, 5)];
-        for (inner, middle, outer) in steps {
+        let grids = [
+            [0, 0, 0, 0],
+            [1, 2, 4, 8],
+            [1, 2, 4, 0],
+            [1, 2, 0, 4],
+            [1, 2, 4, 100],
+            [0, 1, 2, 4],
+            [2, 4, 8, 16],
+            [3, 6, 1, 7],
+            [0, 0, 0, 5],
+        ];
+        for steps in grids {
             for (size, vector) in [(4, 1), (4, 2), (4, 4), (2, 1), (1, 1)] {
                 let bytes = u64::from(size * vector);
-                let grid = Grid {
-                    first: 64 + bytes,
-                    inner: inner * bytes,
-                    middle: middle * bytes,
-                    outer: outer * bytes,
-                };
+                let [single, inner, middle, outer] = steps.map(|step| step * bytes);
+                let grid = Grid { first: 64 + bytes, single, inner, middle, outer };
                 let op = Access {
                     base: 0,
                     offset: 0,
@@ -291,8 +318,8 @@ mod tests {
                 assert!(grid.load_into(&shared, &op, &mut of_shared));
                 for i in 0..LANES {
                     let lane = i as u64;
-                    let of_half = grid.inner * (lane % 4) + grid.middle * (lane / 4 % 2);
-                    let at = (grid.first + of_half + grid.outer * (lane / 8)) as u32;
+                    let of_half = single * (lane % 2) + inner * (lane / 2 % 2);
+                    let at = (grid.first + of_half + middle * (lane / 4 % 2) + outer * (lane / 8)) as u32;
                     for k in 0..vector {
                         let word = word_at(at / 4 + k) >> (8 * (at % 4));
                         let word = match size {

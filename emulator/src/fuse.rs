@@ -8,7 +8,7 @@ use ptx::sem;
 use crate::code::{Code, File, Kind, Slot};
 use crate::dots;
 use crate::full::Full;
-use crate::lanes::{self, LANES, float, map2, map3};
+use crate::lanes::{LANES, float, map2, map3};
 use crate::operands::{Use, visit};
 use crate::warp::{Context, Warp};
 
@@ -75,8 +75,8 @@ pairs! {
     MadToFloat: MadLoW(a, b, c) => F32FromS32[0]() {
         sem::cvt_rn_f32_s32(a.wrapping_mul(b).wrapping_add(c) as i32).to_bits()
     }
-    LowHalf: ExtU16(a) => F32FromF16[0]() { lanes::f32_from_f16(a) }
-    HighHalf: HighW(a) => F32FromF16[0]() { lanes::f32_from_f16(a >> 16) }
+    LowHalf: ExtU16(a) => F32FromF16[0]() { sem::f16_to_f32(a as u16).to_bits() }
+    HighHalf: HighW(a) => F32FromF16[0]() { sem::f16_to_f32((a >> 16) as u16).to_bits() }
     MulNeg: MulF(a, b) => NegF[0]() { sem::neg_f32(sem::mul_f32(float(a), float(b))).to_bits() }
 }
 
@@ -102,6 +102,25 @@ fn dot_of(code: &Code, uses: &Uses, made_by: &Slot) -> Full {
     }
     let or = uses.bits.get(usize::from(made_by.c)).copied().flatten();
     if small(field) && small(or) { and_or_small_dot } else { and_or_dot }
+}
+
+/// A dot product by itself whose bytes are known to be small.
+fn short_dot(code: &Code, uses: &Uses, at: usize) -> Option<Slot> {
+    let slot = code.slots[at];
+    let bits = uses.bits.get(usize::from(slot.a)).copied().flatten()?;
+    if slot.kind != Kind::Dp4aUS || slot.guard != 0 || bits & TOPS != 0 {
+        return None;
+    }
+    let mut short = Slot { d: slot.d, full: small_dot, ..Slot::new(Kind::Fused) };
+    set_sources(&mut short, [slot.a, slot.b, slot.c, slot.a, slot.a]);
+    Some(short)
+}
+
+fn small_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let [a, y, z] = [slot.a, slot.b, slot.c].map(|reg| &warp.w[usize::from(reg)]);
+    let out = dots::dot_of_small(*a, y, z, |dot| dot);
+    warp.w[usize::from(slot.d)] = out;
+    true
 }
 
 fn and_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
@@ -159,6 +178,8 @@ pub(crate) fn fuse(code: &mut Code) {
         if let Some((first, fused)) = partner(code, &uses, &starts, &gone, at) {
             gone[first] = true;
             code.slots[at] = fused;
+        } else if let Some(short) = short_dot(code, &uses, at) {
+            code.slots[at] = short;
         }
     }
     remove(code, &gone);
@@ -197,10 +218,16 @@ impl Uses {
                 *bits = Some(*value);
             }
         }
-        for slot in code.slots.iter().filter(|slot| slot.kind == Kind::AndW && slot.guard == 0) {
+        for slot in code.slots.iter().filter(|slot| slot.guard == 0) {
             let d = usize::from(slot.d);
-            if uses.writers[d].len() == 1 {
-                uses.bits[d] = uses.masked(code, slot.a, slot.b);
+            let masked = uses.masked(code, slot.a, slot.b);
+            let bits = match slot.kind {
+                Kind::AndW => masked,
+                Kind::AndOrW => uses.bits[usize::from(slot.c)].zip(masked).map(|(or, bits)| or | bits),
+                _ => None,
+            };
+            if bits.is_some() && uses.writers[d].len() == 1 {
+                uses.bits[d] = bits;
             }
         }
         uses
@@ -415,6 +442,26 @@ mod tests {
                 for seed in 0..50 {
                     assert_eq!(run(&apart, seed, 32), run(&fused, seed, 32), "{masks:x?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dot_of_what_others_read_too_is_short_if_its_bytes_are_small() {
+        for (mask, short) in [(0x0f0f_0f0f, true), (0x8f0f_0f0f, false)] {
+            let and = Slot { d: 6, a: 2, b: 0, ..Slot::new(Kind::AndW) };
+            let or = Slot { d: 5, a: 3, b: 0, c: 6, ..Slot::new(Kind::AndOrW) };
+            let dot = Slot { d: D, a: 5, b: 3, c: 6, ..Slot::new(Kind::Dp4aUS) };
+            let again = Slot { d: 1, a: 5, ..Slot::new(Kind::NotW) };
+            let apart =
+                Code { w_consts: vec![(0, mask)], ..code(vec![and, or, dot, again, Slot::new(Kind::Ret)]) };
+            let mut fused = code(apart.slots.clone());
+            fused.w_consts = apart.w_consts.clone();
+            fuse(&mut fused);
+            assert_eq!(fused.slots.len(), 5);
+            assert_eq!(fused.slots[2].kind == Kind::Fused, short, "{mask:#x}");
+            for seed in 0..50 {
+                assert_eq!(run(&apart, seed, 32), run(&fused, seed, 32), "{mask:#x}");
             }
         }
     }

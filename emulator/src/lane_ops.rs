@@ -75,7 +75,7 @@ macro_rules! with_lane_ops {
             MaxNanF(a: W, b: W) -> W { sem::max_nan_f32(float(a), float(b)).to_bits() }
             F32FromS32(a: W) -> W { sem::cvt_rn_f32_s32(a as i32).to_bits() }
             F32FromU32(a: W) -> W { sem::cvt_rn_f32_u32(a).to_bits() }
-            F32FromF16(a: W) -> W { lanes::f32_from_f16(a) }
+            F32FromF16(a: W) -> W { sem::f16_to_f32(a as u16).to_bits() }
             F32FromBf16(a: W) -> W { sem::bf16_to_f32(a as u16).to_bits() }
             F16FromF32(a: W) -> W { u32::from(sem::f32_to_f16(float(a))) }
             Bf16FromF32(a: W) -> W { u32::from(sem::f32_to_bf16(float(a))) }

@@ -1,7 +1,5 @@
 //! Loops over the 32 lanes of a warp, written so that they become vector code, and the scalar pieces they are made of.
 
-use ptx::sem;
-
 /// Lanes of a warp.
 pub(crate) const LANES: usize = 32;
 /// The mask of a warp whose lanes all execute.
@@ -85,15 +83,6 @@ pub(crate) fn float(bits: u32) -> f32 {
     f32::from_bits(bits)
 }
 
-/// f16 to f32: scaling by 2^112 moves the exponent, and is exact for subnormals too. A NaN becomes the canonical one.
-#[inline(always)]
-pub(crate) fn f32_from_f16(half: u32) -> u32 {
-    let abs = half & 0x7fff;
-    let finite = (float(abs << 13) * float((127 + 112) << 23)).to_bits();
-    let sized = if abs >= 0x7c00 { f32::INFINITY.to_bits() } else { finite };
-    if abs > 0x7c00 { sem::NAN_F32 } else { sized | (half & 0x8000) << 16 }
-}
-
 /// `lop3`: the bitwise function with truth table `lut`, as a tree of selections.
 #[inline(always)]
 pub(crate) fn lop3(lut: u32, a: u32, b: u32, c: u32) -> u32 {
@@ -139,15 +128,7 @@ pub(crate) fn rem_s32(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_half_is_the_float_of_its_value() {
-        for half in 0..=u16::MAX {
-            // Bits above the half are not its own.
-            let got = f32_from_f16(u32::from(half) | 0xabcd_0000);
-            assert_eq!(got, sem::f16_to_f32(half).to_bits(), "{half:#x}");
-        }
-    }
+    use ptx::sem;
 
     /// Quotients next to an integer are where a division in floats could go wrong.
     #[test]
