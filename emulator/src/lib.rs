@@ -5,7 +5,8 @@
 //!                    decode*                         pool ► cta ► warp ► lanes
 //! ```
 //!
-//! A warp executes one slot for its 32 lanes at once, as vector code; CTAs spread over host threads. Lanes that
+//! A warp executes one slot for its 32 lanes at once, as vector code: a straight line is a row of calls, one small function a
+//! slot (`full`). The decoder fuses pairs of slots (`fuse`) and lets registers share rows (`allocate`). CTAs spread over host threads. Lanes that
 //! diverge meet again at the immediate post-dominator of their branch. Scheduling differs from a GPU's in one way that
 //! a kernel can observe: a path that waits for another path of the same warp never sees it advance.
 //!
