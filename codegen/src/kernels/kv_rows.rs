@@ -72,6 +72,22 @@ impl KvRows {
         }
     }
 
+    /// [`KvRows::fetch`] of halves that nobody else on the multiprocessor reads: the L1 cache keeps what others come back to.
+    #[device]
+    pub(super) fn fetch_once<K: Readable>(
+        self,
+        cache: Ptr<u8, K>,
+        place: V<u32>,
+        element: V<u32>,
+    ) -> Vec<V<u32>> {
+        if matches!(self.kv, KvType::F16) {
+            let from = cache.cast::<F16>().offset(place).offset(element).cast::<u32>();
+            from.at(0).cached(Cache::NoAllocate).load_x4().to_vec()
+        } else {
+            self.fetch(cache, place, element)
+        }
+    }
+
     /// The values of what [`KvRows::fetch`] loaded; all conversions are exact.
     #[device]
     pub(super) fn widen(self, words: &[V<u32>]) -> Vec<V<f32>> {

@@ -79,11 +79,12 @@ impl StepPlanner<'_, '_> {
             n_heads: d.n_heads,
             n_kv_heads: d.n_kv_heads,
             head_dim: d.head_dim,
-            n_splits: Attend::splits_for(d.n_heads, d.n_kv_heads, self.planner.device.n_sms),
+            n_splits: 1,
             window: layer.and_then(|layer| d.window(layer)),
             kv: d.kv_type,
             rows: Rows::new(self.rows, d.n_layers),
         }
+        .with_splits_for(self.planner.device.n_sms)
     }
 
     fn argmax(&self) -> Argmax {

@@ -2,14 +2,17 @@
 
 use super::board::{Shares, own_heads};
 use super::walk::{State, gather, holds, part_of};
-use super::{Attend, LEAST, PER_LANE, decay::decay};
+use super::{Attend, LEAST, PER_LANE, decay::decay, tensor};
 use crate::dsl::{Ptr, Readable, Writable, prelude::*};
 use crate::kernels::quantize;
 
-/// Stretches whose results are on their way at once while there are as many.
-const MANY: u32 = 16;
-/// The same for the rest; those beyond the last count nothing.
-const FEW: u32 = 8;
+/// Stretches whose results are used up, and sent for, at once.
+const LOT: u32 = 8;
+/// Lots on their way at once, if there are as many: what a thread's registers have room for.
+const LOTS: u32 = 3;
+
+/// A quad of each of [`LOT`] stretches.
+type Lot = Vec<Vec<V<f32>>>;
 
 /// Four neighbouring outputs of some heads that are side by side.
 pub(super) struct Quad {
@@ -26,7 +29,8 @@ impl Quad {
     /// What attention gives.
     #[device]
     fn output(&self) -> [V<f32>; 4] {
-        self.o.map(|o| o / self.l)
+        let share = rcp(self.l);
+        self.o.map(|o| o * share)
     }
 }
 
@@ -44,33 +48,82 @@ fn quads_of_thread(s: &Attend, n: u32) -> Vec<(V<u32>, V<bool>)> {
     places
 }
 
-/// The states of a CTA's warps in ascending order: a stretch's result for the heads of a group.
+/// f32 from one head's outputs to the next in a [`Room`]: heads that lanes write at once begin in other banks.
+const fn pitch(s: &Attend) -> u32 {
+    s.head_dim + 4
+}
+
+/// Where the warps of a CTA leave their results for the heads of a group.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// (warp, group, head_dim), heads a [`pitch`] apart.
+    outputs: Shared<f32>,
+    /// (warp, group) of (maximum, sum).
+    pairs: Shared<f32>,
+}
+
+impl Room {
+    #[device]
+    pub(super) fn new(s: &Attend) -> Room {
+        let heads = s.warps() * s.group();
+        Room { outputs: shared(heads * pitch(s)), pairs: shared(heads * 2) }
+    }
+
+    /// Leaves what a warp has.
+    #[device]
+    pub(super) fn put(self, s: &Attend, state: State) {
+        let State { m, l, o } = gather(s, state);
+        if lane_id() < s.lanes() && holds(s) {
+            let place = self.outputs.offset(warp_id() * (s.group() * pitch(s)) + part_of(s) * PER_LANE);
+            for g in unroll(0..s.group()) {
+                store_eight(place.offset(g * pitch(s)), &o[g as usize]);
+            }
+        }
+        let of = Shares::new(s);
+        let [first, end] = own_heads(of);
+        for h in unroll(0..of.own_heads()) {
+            if lane_id() < of.head_lanes() && first + h < end {
+                let place = self.pairs.at((warp_id() * s.group() + first + h) * 2);
+                place.store_x2([m[h as usize], l[h as usize]]);
+            }
+        }
+    }
+
+    /// Leaves what a warp has from tensor cores.
+    #[device]
+    pub(super) fn put_tensor(self, s: &Attend, state: &tensor::State) {
+        let (of_warp, pair) = (warp_id() * s.group(), state.of_head());
+        if lane_id() / 4 < s.group() && lane_id() % 4 == 0 {
+            self.pairs.at((of_warp + lane_id() / 4) * 2).store_x2(pair);
+        }
+        for side in unroll(0..2) {
+            let head = lane_id() % 4 * 2 + side as u32;
+            if head < s.group() {
+                let place = self.outputs.offset((of_warp + head) * pitch(s) + lane_id() / 4 * 8);
+                for (i, run) in each((0u32..).zip(state.outputs(side).iter())) {
+                    store_eight(place.offset(i * tensor::OF_VALUE), run);
+                }
+            }
+        }
+    }
+}
+
 #[device]
-pub(super) fn join_warps(s: &Attend, state: State) -> Vec<Quad> {
+fn store_eight(to: Shared<f32>, x: &[V<f32>]) {
+    to.at(0).store_x4([x[0], x[1], x[2], x[3]]);
+    to.at(4).store_x4([x[4], x[5], x[6], x[7]]);
+}
+
+/// What a CTA's warps left, in ascending order: a stretch's result for the heads of a group.
+#[device]
+pub(super) fn join_warps(s: &Attend, room: Room) -> Vec<Quad> {
     let (n_warps, group) = (s.warps(), s.group());
-    let outputs = shared::<f32>(n_warps * group * s.head_dim);
-    let pairs = shared::<f32>(n_warps * group * 2);
-    let State { m, l, o } = gather(s, state);
-    if lane_id() < s.lanes() && holds(s) {
-        let place = outputs.offset(warp_id() * (group * s.head_dim) + part_of(s) * PER_LANE);
-        for g in unroll(0..group) {
-            let o = &o[g as usize];
-            place.at(g * s.head_dim).store_x4([o[0], o[1], o[2], o[3]]);
-            place.at(g * s.head_dim + 4).store_x4([o[4], o[5], o[6], o[7]]);
-        }
-    }
-    let of = Shares::new(s);
-    let [first, end] = own_heads(of);
-    for h in unroll(0..of.own_heads()) {
-        if lane_id() < of.head_lanes() && first + h < end {
-            let place = pairs.at((warp_id() * group + first + h) * 2);
-            place.store_x2([m[h as usize], l[h as usize]]);
-        }
-    }
+    let Room { outputs, pairs } = room;
     sync_threads();
     let mut quads: Vec<Quad> = Vec::new();
     for (place, there) in each(quads_of_thread(s, group * s.head_dim / 4)) {
-        let of_head = pairs.offset(place / (s.head_dim / 4) * 2);
+        let (head, quad) = (place / (s.head_dim / 4), place % (s.head_dim / 4));
+        let (of_head, of_quad) = (pairs.offset(head * 2), outputs.offset(head * pitch(s) + quad * 4));
         let mut found = Vec::new();
         let mut largest = dev(LEAST);
         for warp in unroll(0..n_warps) {
@@ -84,7 +137,7 @@ pub(super) fn join_warps(s: &Attend, state: State) -> Vec<Quad> {
             let pair = found[warp as usize];
             let weight = decay(pair[0] - largest);
             sum = fma(pair[1], weight, sum);
-            let of_warp = outputs.offset(place * 4).at(warp * group * s.head_dim).load_x4();
+            let of_warp = of_quad.at(warp * group * pitch(s)).load_x4();
             for e in unroll(0..4) {
                 o[e] = fma(of_warp[e], weight, o[e]);
             }
@@ -136,9 +189,13 @@ pub(super) fn join_stretches<K: Readable>(
     n_active: V<u32>,
 ) -> Vec<Quad> {
     let n_heads = s.merged_kv_heads() * s.group();
-    let most = s.n_splits.next_multiple_of(32);
+    let most = weights_of_head(s);
     let weights = shared::<f32>(n_heads * most);
     let sums = shared::<f32>(n_heads);
+    let mut ahead: Vec<Vec<Lot>> = Vec::new();
+    for (place, _) in each(quads_of_thread(s, n_heads * s.head_dim / 4)) {
+        ahead.push(fetch_ahead(s, quad_of_first(s, parts, first, place), n_active));
+    }
     for turn in unroll(0..n_heads.div_ceil(s.warps())) {
         let head = warp_id() + turn * s.warps();
         if head < n_heads {
@@ -152,46 +209,79 @@ pub(super) fn join_stretches<K: Readable>(
     }
     sync_threads();
     let mut quads: Vec<Quad> = Vec::new();
-    for (place, there) in each(quads_of_thread(s, n_heads * s.head_dim / 4)) {
-        let (head, quad) = (place / (s.head_dim / 4), place % (s.head_dim / 4));
-        let from = parts.partial.offset(first_part(s, first, head) * s.head_dim + quad * 4);
-        let of_head = weights.offset(head * most);
-        let mut o = [0.0; 4];
-        let n_many = n_active / MANY;
-        for turn in 0..n_many {
-            o = add_stretches(s, (from, of_head), (turn * MANY, n_active), MANY, o);
+    for ((place, there), ahead) in each(quads_of_thread(s, n_heads * s.head_dim / 4).into_iter().zip(&ahead))
+    {
+        let head = place / (s.head_dim / 4);
+        let (from, of_head) = (quad_of_first(s, parts, first, place), weights.offset(head * most));
+        let (mut lots, mut o) = (ahead.clone(), [dev(0.0); 4]);
+        // The last round of lots needs no others behind it.
+        for turn in 0..(max(n_active, LOT * LOTS) - 1) / (LOT * LOTS) {
+            for i in unroll(0..LOTS) {
+                o = add_stretches(of_head.offset((turn * LOTS + i) * LOT), &lots[i as usize], o);
+                // What stays in place of lots beyond the last counts nothing.
+                let next = ((turn + 1) * LOTS + i) * LOT;
+                if next < n_active {
+                    lots[i as usize] = fetch_lot(s, from, next, n_active);
+                }
+            }
         }
-        let done = n_many * MANY;
-        let turns = (n_active - done + (FEW - 1)) / FEW;
-        for turn in 0..turns {
-            o = add_stretches(s, (from, of_head), (done + turn * FEW, n_active), FEW, o);
+        let done = (max(n_active, LOT * LOTS) - 1) / (LOT * LOTS) * (LOT * LOTS);
+        for i in unroll(0..LOTS) {
+            o = add_stretches(of_head.offset(done + i * LOT), &lots[i as usize], o);
         }
         quads.push(Quad { place, there, o, m: dev(0.0), l: sums.at(head).load() });
     }
     quads
 }
 
-/// o += Σ weight · partial output of `count` stretches from `first` on, all on their way before the first is used.
+/// Weights of a head: whole rounds of lots, and a warp's.
+fn weights_of_head(s: &Attend) -> u32 {
+    s.n_splits.next_multiple_of(LOT * LOTS).next_multiple_of(32)
+}
+
+/// A quad of the first stretch: those of the others are a group's outputs apart.
 #[device]
-fn add_stretches<K: Readable>(
-    s: &Attend,
-    (from, weights): (Ptr<f32, K>, Shared<f32>),
-    (first, n_active): (V<u32>, V<u32>),
-    count: u32,
-    before: [V<f32>; 4],
-) -> [V<f32>; 4] {
-    let mut o = before;
-    let mut found = Vec::new();
-    for i in unroll(0..count) {
-        // Only the few of the rest go beyond the last.
-        let stretch = if count == MANY { first + i } else { min(first + i, n_active - 1) };
-        found.push(from.at(stretch * (s.group() * s.head_dim)).load_x4());
+fn quad_of_first<K: Readable>(s: &Attend, parts: &Parts<K>, first: V<u32>, place: V<u32>) -> Ptr<f32, K> {
+    let (head, quad) = (place / (s.head_dim / 4), place % (s.head_dim / 4));
+    parts.partial.offset(first_part(s, first, head) * s.head_dim + quad * 4)
+}
+
+/// The first lots of a quad on their way; those without any stretch are 0.
+#[device]
+fn fetch_ahead<K: Readable>(s: &Attend, from: Ptr<f32, K>, n_active: V<u32>) -> Vec<Lot> {
+    let mut lots: Vec<Lot> = vec![fetch_lot(s, from, dev(0u32), n_active)];
+    for i in unroll(1..LOTS) {
+        let mut lot: Lot = vec![vec![dev(0.0f32); 4]; LOT as usize];
+        if s.n_splits > i * LOT {
+            if n_active > i * LOT {
+                lot = fetch_lot(s, from, dev(i * LOT), n_active);
+            }
+        }
+        lots.push(lot);
     }
-    for quad in unroll(0..count / 4) {
-        let weights = weights.offset(first).at(quad * 4).load_x4();
-        for i in unroll(0..4) {
+    lots
+}
+
+/// Quads of neighbouring stretches on their way; in place of those beyond the last, which count nothing, the last.
+#[device]
+fn fetch_lot<K: Readable>(s: &Attend, from: Ptr<f32, K>, first: V<u32>, n_active: V<u32>) -> Lot {
+    let mut found: Lot = Vec::new();
+    for i in unroll(0..LOT) {
+        let stretch = min(first + i, n_active - 1);
+        found.push(from.at(stretch * (s.group() * s.head_dim)).load_x4().to_vec());
+    }
+    found
+}
+
+/// o += Σ weight · partial output of neighbouring stretches.
+#[device]
+fn add_stretches(weights: Shared<f32>, found: &Lot, before: [V<f32>; 4]) -> [V<f32>; 4] {
+    let mut o = before;
+    for (quad, of_quad) in each((0u32..).zip(found.chunks(4))) {
+        let weights = weights.at(quad * 4).load_x4();
+        for (stretch, weight) in each(of_quad.iter().zip(weights)) {
             for e in unroll(0..4) {
-                o[e] = fma(found[quad as usize * 4 + i][e], weights[i], o[e]);
+                o[e] = fma(stretch[e], weight, o[e]);
             }
         }
     }
@@ -208,7 +298,7 @@ fn weigh_stretches<K: Readable>(
 ) {
     let mut found = Vec::new();
     let mut largest = dev(LEAST);
-    for turn in unroll(0..s.n_splits.div_ceil(32)) {
+    for turn in unroll(0..weights_of_head(s) / 32) {
         let stretch = lane_id() + turn * 32;
         let pair = parts.stats.at((part + min(stretch, n_active - 1) * s.group()) * 2).load_x2();
         let m = select(stretch < n_active, pair[0], LEAST);

@@ -21,6 +21,7 @@ mod scene;
 mod split;
 mod step;
 mod step_trial;
+mod tensor;
 mod walk;
 
 pub use merge::{AttendMerge, attend_merge};
@@ -40,6 +41,8 @@ pub(super) const PER_LANE: u32 = PIECE;
 pub(super) const LEAST: f32 = -1.0e30;
 /// So many rounds of one CTA take less time than to bring the results of several together.
 const ROUNDS_ALONE: u32 = 2;
+/// Stretches of a row at most.
+const MOST_SPLITS: u32 = 66;
 
 /// Heads and stretches of a model on a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,21 +64,24 @@ pub struct Attend {
 }
 
 impl Attend {
-    /// Enough stretches that every multiprocessor has as many CTAs as it holds, which keeps it busy, and few enough to be merged
-    /// quickly.
-    pub fn splits_for(n_heads: u32, n_kv_heads: u32, n_sms: u32) -> u32 {
-        (Attend::resident(n_heads / n_kv_heads) * n_sms / n_kv_heads).clamp(1, 64)
+    /// The same with enough stretches that every multiprocessor has as many CTAs as it holds, which keeps it busy, and few enough to be
+    /// merged quickly.
+    pub fn with_splits_for(self, n_sms: u32) -> Attend {
+        let n_splits = (self.min_ctas() * n_sms / self.n_kv_heads).clamp(1, MOST_SPLITS);
+        Attend { n_splits, ..self }
     }
 
     /// CTAs of one row that a multiprocessor holds: two, with 128 registers a thread, while a group's outputs take no more than
-    /// 32 of them.
-    const fn resident(group: u32) -> u32 {
-        if group * PER_LANE <= 32 { 2 } else { 1 }
+    /// 32 of them; on tensor cores one, which has more loads under way in its registers than two would in half of them.
+    pub(super) const fn min_ctas(&self) -> u32 {
+        if !self.on_tensor_cores() && self.group() * PER_LANE <= 32 { 2 } else { 1 }
     }
 
-    /// The same of CTAs of this shape.
-    pub(super) const fn min_ctas(&self) -> u32 {
-        Attend::resident(self.group())
+    /// Whether scores and outputs are products of tensor cores ([`tensor`]): where keys and values are halves and a warp's registers hold
+    /// a position of all heads.
+    pub(super) const fn on_tensor_cores(&self) -> bool {
+        let fits = self.head_dim == 64 || self.head_dim == 128;
+        matches!(self.kv, KvType::F16) && fits && self.group() <= tensor::MOST_HEADS
     }
 
     /// Query heads that share a key head.
@@ -124,7 +130,7 @@ impl Attend {
 
     /// Positions that a warp takes at once.
     pub(super) const fn of_warp(&self) -> u32 {
-        self.teams() * self.at_once()
+        if self.on_tensor_cores() { tensor::POSITIONS } else { self.teams() * self.at_once() }
     }
 
     /// Positions that a CTA takes at once.
@@ -132,12 +138,18 @@ impl Attend {
         self.warps() * self.of_warp()
     }
 
+    /// What the length of a stretch is a multiple of, once there are as many as can be.
+    const fn grain(&self) -> u32 {
+        if self.on_tensor_cores() { tensor::POSITIONS } else { self.round() }
+    }
+
     /// Positions of a stretch when `cached` positions are seen besides the newest.
     pub const fn stretch(&self, cached: u32) -> u32 {
         if cached <= ROUNDS_ALONE * self.round() {
             return ROUNDS_ALONE * self.round();
         }
-        cached.div_ceil(self.n_splits * self.round()) * self.round()
+        let even = cached.div_ceil(self.n_splits * self.grain()) * self.grain();
+        if even > self.round() { even } else { self.round() }
     }
 
     /// The stretches of a row with `len` positions in its cache. The newest position belongs to the last.
@@ -214,10 +226,11 @@ impl Extent {
             }
             None => (dev(0), newest),
         };
-        let most = s.n_splits * s.round();
-        let rounds = (cached + (most - 1)) / most;
+        let grains = s.n_splits * s.grain();
+        let even = (cached + (grains - 1)) / grains * s.grain();
+        let even = if s.grain() == s.round() { even } else { max(even, s.round()) };
         let alone = ROUNDS_ALONE * s.round();
-        let stretch = select(cached <= alone, alone, rounds * s.round());
+        let stretch = select(cached <= alone, alone, even);
         Extent { newest, first, cached, stretch }
     }
 

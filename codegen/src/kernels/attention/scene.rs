@@ -38,6 +38,27 @@ pub(super) struct Stretch {
     pub(super) slack: Vec<f64>,
 }
 
+/// Roundings that one product of tensor cores is worth: of 17 terms, bits below the 25th place of the greatest are cut off (each
+/// half a rounding of it at most), and so is the sum, which is two.
+const PRODUCT: f64 = 10.5;
+
+/// What the arithmetic of a score may be off by.
+fn score_error(s: &Attend, k: &[f64], magnitude: f64) -> f64 {
+    if !s.on_tensor_cores() {
+        return reference::gamma(16.0) * magnitude;
+    }
+    // Products one after the other in each of two sums; a query's two halves lack two roundings of it, but at most half of the least
+    // half where the second is subnormal.
+    let of_sum = f64::from(s.head_dim / 32) * PRODUCT;
+    let lost: f64 = k.iter().map(|k| k.abs()).sum::<f64>() * 2f64.powi(-25);
+    reference::gamma(of_sum + 5.0) * magnitude + lost
+}
+
+/// What a weight, at most 1, may be off by whatever its size: half of the least half, of what weights are scaled to.
+fn weight_error(s: &Attend) -> f64 {
+    if s.on_tensor_cores() { 2f64.powi(-25 - 14) } else { 0.0 }
+}
+
 impl Scene {
     pub(super) fn random(s: &Attend, seed: u64) -> Scene {
         let mut rng = Rng::new(seed);
@@ -69,7 +90,7 @@ impl Scene {
             let k = row(&self.k, p);
             let products = k.iter().zip(&q).map(|(k, q)| k * q);
             let (score, magnitude) = products.fold((0.0, 0.0), |(s, a), x: f64| (s + x, a + x.abs()));
-            (score, reference::gamma(16.0) * magnitude + self.unsure_of_score(s, head, p, [&q, &k]))
+            (score, score_error(s, &k, magnitude) + self.unsure_of_score(s, head, p, [&q, &k]))
         };
         let scores: Vec<(f64, f64)> = positions.clone().map(dot).collect();
         let m = scores.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
@@ -82,18 +103,21 @@ impl Scene {
             for (e, v) in row(&self.v, p).into_iter().enumerate() {
                 out.o[e] += weight * v;
                 out.magnitude[e] += (weight * v).abs() + BELOW_RANGE;
+                out.slack[e] += weight_error(s) * v.abs();
             }
             if let Some(unsure) = self.unsure.as_ref().filter(|_| p + 1 == self.len) {
                 let first = (head / s.group() * s.head_dim) as usize;
-                out.slack = unsure.v[first..first + dim].iter().map(|v| weight * v).collect();
+                for (slack, v) in out.slack.iter_mut().zip(&unsure.v[first..]) {
+                    *slack += weight * v;
+                }
             }
         }
         // In each round a term goes through a power of two of two ulps, a product and the sums of its team; then come
         // teams and warps. Its score's error is absolute in the exponent, and so is the maximum's.
         let rounds = f64::from((positions.end - positions.start).div_ceil(s.round()) + 1);
         let joins = f64::from(3 * s.warps() + 5);
-        out.relative =
-            reference::gamma((f64::from(s.at_once()) + 4.0) * rounds + joins + 16.0) + 3.0 * score_bound;
+        let of_round = if s.on_tensor_cores() { PRODUCT + 5.0 } else { f64::from(s.at_once()) + 4.0 };
+        out.relative = reference::gamma(of_round * rounds + joins + 16.0) + 3.0 * score_bound;
         out
     }
 

@@ -1,10 +1,10 @@
 //! The first of two launches of attention: each stretch of positions on its own.
 
-use super::join::{Parts, join_warps};
+use super::join::{Parts, Room, join_warps};
 use super::scene::Scene;
-use super::walk::{Source, Span, State, fetch_first, part_of, walk};
-use super::{Attend, Extent, PER_LANE};
-use crate::dsl::{BuildError, Kernel, prelude::*};
+use super::walk::{self, Source, Span, State, part_of, walk};
+use super::{Attend, Extent, PER_LANE, tensor};
+use crate::dsl::{BuildError, Kernel, Ptr, Readable, prelude::*};
 use crate::kernels::operation::{Cost, Expect, Operation, Trial};
 use crate::kernels::reference;
 use crate::kernels::rows::for_row;
@@ -15,7 +15,7 @@ pub struct AttendSplit(pub Attend);
 
 /// m = max s_p, l = Σ 2^(s_p − m), o = Σ 2^(s_p − m) v_p over one stretch, with s_p = q·k_p
 /// shapes   control as in the plan · qkv: q (row, n_heads, head_dim) f32, scaled · kv (sequence) of the addresses of K, V (position, n_kv_heads, head_dim) in rows of the cache's type · partial (row, kv head, stretch, group, head_dim) f32 · stats likewise of (m, l)
-/// layout   head_dim / 8 lanes hold a position, 8 elements each; K and V are read once for all query heads of a group; a lane weighs a few positions and heads
+/// layout   K and V are read once for all query heads of a group; a warp takes 16 positions on tensor cores, or in f32 with head_dim / 8 lanes to a position; a lane weighs a few positions and heads
 /// launch   grid (n_splits, n_kv_heads, rows), block 256 or 128; stretches beyond the length return at once
 /// source   Dao et al. 2022 and 2023 (flash decoding); powers of two by polynomial
 #[kernel(grid = (s.0.n_splits, s.0.n_kv_heads, s.0.rows.count), block = s.0.threads())]
@@ -34,34 +34,83 @@ pub fn attend_split(
         let offset = split * extent.stretch;
         if split == 0 || offset < extent.cached {
             let [k, v] = here.caches(s.rows, control, kv);
-            let element = kv_head * s.head_dim + part_of(s) * PER_LANE;
             let caches: [In<u8>; 2] = [at_address(k), at_address(v)];
-            let source = Source { k: caches[0], v: caches[1], element };
-            let span = Span::new(s, extent, split);
-            let ahead = fetch_first(s, source, span);
-            let q = load_queries(s, here.of(qkv, s.qkv_dim()), kv_head);
-            let (mut m, mut l, mut o) = State::empty(s).parts();
-            if offset + extent.stretch >= extent.cached && warp_id() == s.warps() - 1 {
-                let rows = s.kv_rows();
-                let place = rows.place(extent.newest);
-                let [k, v] = [source.k, source.v].map(|cache| rows.widen(&rows.fetch(cache, place, element)));
-                (m, l, o) = State::of_one(s, &q, &k, &v).parts();
+            let source = Source { k: caches[0], v: caches[1], element: kv_head * s.head_dim };
+            let has_newest = offset + extent.stretch >= extent.cached;
+            let at = Stretch { source, span: Span::new(s, extent, split), newest: extent.newest, has_newest };
+            let q = here.of(qkv, s.qkv_dim()).offset(kv_head * (s.group() * s.head_dim));
+            let room = Room::new(s);
+            if s.on_tensor_cores() {
+                attend_on_tensor_cores(s, at, q, room);
+            } else {
+                attend_by_lanes(s, at, q, room);
             }
-            let state = walk(s, &q, (source, span), ahead, State { m, l, o });
-            let quads = join_warps(s, state);
+            let quads = join_warps(s, room);
             let parts = Parts { partial: here.of(partial, s.partials()), stats: here.of(stats, s.stats()) };
             parts.store(s, kv_head * s.n_splits + split, &quads);
         }
     });
 }
 
+/// What a CTA attends to.
+#[derive(Clone, Copy)]
+struct Stretch<K> {
+    source: Source<K>,
+    span: Span,
+    newest: V<u32>,
+    /// Whether the newest position belongs to it.
+    has_newest: V<bool>,
+}
+
+impl<K: Readable + Copy> Stretch<K> {
+    /// Eight elements of the newest position in `cache`, from one of the key head on.
+    #[device]
+    fn of_newest(self, s: &Attend, cache: Ptr<u8, K>, first: V<u32>) -> Vec<V<f32>> {
+        let rows = s.kv_rows();
+        rows.widen(&rows.fetch(cache, rows.place(self.newest), self.source.element + first))
+    }
+}
+
+#[device]
+fn attend_by_lanes<K: Readable + Copy>(s: &Attend, at: Stretch<K>, queries: In<f32>, room: Room) {
+    let ahead = walk::fetch_first(s, at.source, at.span);
+    let q = load_queries(s, queries);
+    let (mut m, mut l, mut o) = State::empty(s).parts();
+    if at.has_newest && warp_id() == s.warps() - 1 {
+        let place = part_of(s) * PER_LANE;
+        let [k, v] = [at.source.k, at.source.v].map(|cache| at.of_newest(s, cache, place));
+        (m, l, o) = State::of_one(s, &q, &k, &v).parts();
+    }
+    room.put(s, walk(s, &q, (at.source, at.span), ahead, State { m, l, o }));
+}
+
+#[device]
+fn attend_on_tensor_cores<K: Readable + Copy>(s: &Attend, at: Stretch<K>, queries: In<f32>, room: Room) {
+    let ahead = tensor::fetch_first(s, at.source, at.span);
+    let own = queries.offset(tensor::head_of(s) * s.head_dim);
+    let query = |first: V<u32>| own.at(first).load_x4().to_vec();
+    let (mut m, mut l, mut o) = tensor::State::empty(s).parts();
+    if at.has_newest && warp_id() == s.warps() - 1 {
+        let key = |first: V<u32>| at.of_newest(s, at.source.k, first);
+        let value = |first: V<u32>| at.of_newest(s, at.source.v, first);
+        (m, l, o) = tensor::State::of_one(s, query, key, value).parts();
+    }
+    let q = tensor::Queries::new(s, query);
+    let state = tensor::walk(s, q, (at.source, at.span), ahead, tensor::State::of_parts((m, l, o)));
+    room.put_tensor(s, &state);
+}
+
+#[device]
+fn load_eight(from: In<f32>) -> Vec<V<f32>> {
+    [from.at(0).load_x4(), from.at(4).load_x4()].concat()
+}
+
 /// The lane's elements of each query head of a group.
 #[device]
-fn load_queries(s: &Attend, qkv: In<f32>, kv_head: V<u32>) -> Vec<Vec<V<f32>>> {
+fn load_queries(s: &Attend, queries: In<f32>) -> Vec<Vec<V<f32>>> {
     let mut q = Vec::new();
     for g in unroll(0..s.group()) {
-        let row = qkv.offset((kv_head * s.group() + g) * s.head_dim + part_of(s) * PER_LANE);
-        q.push([row.at(0).load_x4(), row.at(4).load_x4()].concat());
+        q.push(load_eight(queries.offset(part_of(s) * PER_LANE + g * s.head_dim)));
     }
     q
 }

@@ -1,12 +1,12 @@
 //! Attention of one new position in one launch: biases, norms, rotation and the append before it, all stretches, and the
 //! merge after it.
 
-use super::join::{Parts, Quad, join_stretches, join_warps, store_blocks, store_floats};
+use super::join::{Parts, Quad, Room, join_stretches, join_warps, store_blocks, store_floats};
 use super::newest::{Extra, Workshop, gather, norms_in_pairs, prepare};
 use super::step_trial;
-use super::walk::{Source, Span, Staged, State, fetch_first, load_part, part_of, walk};
-use super::{Attend, Extent, PER_LANE};
-use crate::dsl::{BuildError, Kernel, Ordering, Rmw, Scope, prelude::*};
+use super::walk::{self, Source, Span, Staged, State, load_part, part_of, walk};
+use super::{Attend, Extent, PER_LANE, tensor};
+use crate::dsl::{BuildError, Kernel, Ordering, Readable, Rmw, Scope, prelude::*};
 use crate::kernels::exact::Exact;
 use crate::kernels::operation::{Cost, Operation, Trial};
 use crate::kernels::rope::RopeAppend;
@@ -175,11 +175,11 @@ fn attend_stretch(
     let (head_dim, group) = (attend.head_dim, attend.group());
     let caches = here.caches(attend.rows, from.control, from.kv);
     let [k, v] = caches;
-    let element = part.kv_head * head_dim + part_of(attend) * PER_LANE;
+    let element = part.kv_head * head_dim;
     let [k, v]: [Settled<u8>; 2] = [at_address(k), at_address(v)];
     let source = Source { k, v, element };
     let span = Span::new(attend, extent, part.split);
-    let ahead = fetch_first(attend, source, span);
+    let ahead = Ahead::new(attend, source, span);
     let queries = shared::<f32>(group * head_dim);
     let new = shared::<f32>(2 * head_dim);
     let workshop = Workshop {
@@ -199,15 +199,75 @@ fn attend_stretch(
     wait_for_earlier();
     prepare(s, workshop, early, part.is_last);
     sync_threads();
-    let place = part_of(attend) * PER_LANE;
-    let q = Staged { first: queries.offset(place), head_dim };
-    let (mut m, mut l, mut o) = State::empty(attend).parts();
-    if part.is_last && warp_id() == attend.warps() - 1 {
-        let [k, v] = [0, head_dim].map(|first| load_part(new.offset(place), first));
-        (m, l, o) = State::of_one(attend, &q, &k, &v).parts();
+    let at = Stretch { source, span, queries, new, newest_here: part.is_last };
+    let room = Room::new(attend);
+    match ahead {
+        Ahead::Lanes(ahead) => attend_by_lanes(attend, at, ahead, room),
+        Ahead::Tensor(ahead) => attend_on_tensor_cores(attend, at, ahead, room),
     }
-    let state = walk(attend, &q, (source, span), ahead, State { m, l, o });
-    join_warps(attend, state)
+    join_warps(attend, room)
+}
+
+/// The first positions of a warp on their way.
+enum Ahead {
+    Lanes(walk::Fetched),
+    Tensor(tensor::Fetched),
+}
+
+impl Ahead {
+    #[device]
+    fn new<K: Readable + Copy>(s: &Attend, source: Source<K>, span: Span) -> Ahead {
+        if s.on_tensor_cores() {
+            Ahead::Tensor(tensor::fetch_first(s, source, span))
+        } else {
+            Ahead::Lanes(walk::fetch_first(s, source, span))
+        }
+    }
+}
+
+/// What a CTA attends to.
+#[derive(Clone, Copy)]
+struct Stretch<K> {
+    source: Source<K>,
+    span: Span,
+    /// The queries of its heads.
+    queries: Shared<f32>,
+    /// The new key, then the new value.
+    new: Shared<f32>,
+    /// Whether the newest position belongs to it.
+    newest_here: V<bool>,
+}
+
+#[device]
+fn attend_by_lanes<K: Readable + Copy>(s: &Attend, at: Stretch<K>, ahead: walk::Fetched, room: Room) {
+    let place = part_of(s) * PER_LANE;
+    let q = Staged { first: at.queries.offset(place), head_dim: s.head_dim };
+    let (mut m, mut l, mut o) = State::empty(s).parts();
+    if at.newest_here && warp_id() == s.warps() - 1 {
+        let [k, v] = [0, s.head_dim].map(|first| load_part(at.new.offset(place), first));
+        (m, l, o) = State::of_one(s, &q, &k, &v).parts();
+    }
+    room.put(s, walk(s, &q, (at.source, at.span), ahead, State { m, l, o }));
+}
+
+#[device]
+fn attend_on_tensor_cores<K: Readable + Copy>(
+    s: &Attend,
+    at: Stretch<K>,
+    ahead: tensor::Fetched,
+    room: Room,
+) {
+    let own = at.queries.offset(tensor::head_of(s) * s.head_dim);
+    let query = |first: V<u32>| own.at(first).load_x4().to_vec();
+    let (mut m, mut l, mut o) = tensor::State::empty(s).parts();
+    if at.newest_here && warp_id() == s.warps() - 1 {
+        let key = |first: V<u32>| load_part(at.new.offset(first), 0);
+        let value = |first: V<u32>| load_part(at.new.offset(first), s.head_dim);
+        (m, l, o) = tensor::State::of_one(s, query, key, value).parts();
+    }
+    let q = tensor::Queries::new(s, query);
+    let state = tensor::walk(s, q, (at.source, at.span), ahead, tensor::State::of_parts((m, l, o)));
+    room.put_tensor(s, &state);
 }
 
 /// Leaves a stretch's result for the CTA of the key head that comes last, which merges them all.

@@ -22,31 +22,31 @@ pub(super) fn holds(s: &Attend) -> V<bool> {
 pub(super) struct Source<K> {
     pub(super) k: Ptr<u8, K>,
     pub(super) v: Ptr<u8, K>,
-    /// The lane's first element of a position.
+    /// The key head's first element of a position.
     pub(super) element: V<u32>,
 }
 
 /// What a warp goes through.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
-    /// First position of the lane's team.
-    first: V<u32>,
+    /// First position of the warp.
+    pub(super) first: V<u32>,
     /// Position after the last.
-    end: V<u32>,
+    pub(super) end: V<u32>,
     /// Rounds of the warp.
-    rounds: V<u32>,
+    pub(super) rounds: V<u32>,
 }
 
 impl Span {
     /// The cached positions of stretch `split` that this warp takes: at each round those of warp 0 come first, and of a
-    /// warp's, those of its teams take turns.
+    /// warp's, those of its teams take turns, where it has any.
     #[device]
     pub(super) fn new(s: &Attend, of: Extent, split: V<u32>) -> Span {
         let offset = split * of.stretch;
         let end = of.first + min(offset + of.stretch, of.cached);
         let first = of.first + offset + warp_id() * s.of_warp();
         let rounds = (max(end, first) - first + (s.round() - 1)) / s.round();
-        Span { first: first + lane_id() / s.lanes(), end, rounds }
+        Span { first, end, rounds }
     }
 }
 
@@ -66,7 +66,8 @@ fn fetch<K: Readable>(
 ) -> Vec<Vec<V<u32>>> {
     let rows = s.kv_rows();
     let last = max(span.end, 1) - 1;
-    let first = span.first + round * s.round();
+    let first = span.first + lane_id() / s.lanes() + round * s.round();
+    let element = element + part_of(s) * PER_LANE;
     let mut fetched = Vec::new();
     for i in unroll(0..s.at_once()) {
         let place = rows.place(min(first + i * s.teams(), last));
@@ -205,7 +206,7 @@ pub(super) fn walk<K: Readable + Copy>(
     let of = Shares::new(s);
     let (own_heads, own_positions) = (of.own_heads() as usize, of.own_positions() as usize);
     let board = Board::new(s);
-    let own_first = span.first + own_position(of) * s.teams();
+    let own_first = span.first + lane_id() / s.lanes() + own_position(of) * s.teams();
     let (mut m, mut l, mut o) = (before.m, before.l, before.o);
     let (mut k, mut v) = (ahead.k, ahead.v);
     for round in 0..span.rounds {
