@@ -39,10 +39,12 @@ fn steps() -> Vec<AttendStep> {
             steps.extend(step.fits().then_some(step));
         }
     }
-    // Enough stretches for rounds of many and of few.
-    let mut many = step((2, 1, 256), KvType::F32);
-    many.attend.n_splits = 29;
-    steps.push(many);
+    // More stretches than are on their way at once, by lanes and on tensor cores.
+    for (shape, kv) in [((2, 1, 256), KvType::F32), ((7, 1, 64), KvType::F16)] {
+        let mut many = step(shape, kv);
+        many.attend.n_splits = 29;
+        steps.push(many);
+    }
     assert!(steps.iter().any(|s| s.norm_eps.is_some()) && steps.len() > 18, "{}", steps.len());
     steps
 }
