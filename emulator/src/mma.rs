@@ -8,7 +8,7 @@
 //! Integer results are exact modulo 2^32 (or saturated). Floats are added up as the tensor cores of the module's target do
 //! it ([`ptx::sem::tensor`]).
 
-use ptx::sem::tensor::{DEPTH, Factors, Half};
+use ptx::sem::tensor::{DEPTH, Half};
 
 use crate::code::{MmaElem, MmaOp};
 use crate::lanes::LANES;
@@ -93,8 +93,15 @@ impl Warp {
         self.require_all(mask)?;
         let (a, b) = self.operands::<u16, DEPTH>(op, half);
         let kind = if op.a_elem == MmaElem::F16 { Half::F16 } else { Half::Bf16 };
-        let (a, b) = (a.map(|row| Factors::new(kind, row)), b.map(|col| Factors::new(kind, col)));
-        self.accumulate(op, |row, col, c| op.adder.dot(&a[row], &b[col], c));
+        let mut c = [[0; COLS]; ROWS];
+        for (r, reg) in op.c.iter().enumerate() {
+            for lane in 0..LANES {
+                let (row, col) = accumulator_place(lane, r);
+                c[row][col] = self.w[usize::from(*reg)][lane];
+            }
+        }
+        let d = op.adder.tile(kind, &a, &b, &c);
+        self.accumulate(op, |row, col, _| d[row][col]);
         Ok(())
     }
 }

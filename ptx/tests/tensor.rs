@@ -1,7 +1,7 @@
 //! How tensor cores add up halves, against what an H200 gave.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
-use monomorph_ptx::sem::tensor::{Adder, DEPTH, Factors, Half};
+use monomorph_ptx::sem::tensor::{Adder, COLUMNS, DEPTH, Factors, Half, ROWS};
 
 /// 24 sums each of: random bits, one magnitude, many magnitudes, cancellation, subnormal factors, zeros beside large values,
 /// infinities and NaN, weights of attention, results near the least f32; of f16, then of bf16.
@@ -60,5 +60,29 @@ fn sums_that_an_f32_holds_are_exact() {
     let want: f32 = (0..DEPTH).map(|i| (i as f32 - 7.0) * (9.0 - i as f32)).sum::<f32>() + 0.5;
     for adder in [Adder::AMPERE, Adder::HOPPER] {
         assert_eq!(f32::from_bits(adder.dot(&a, &b, 0.5f32.to_bits())), want);
+    }
+}
+
+/// A tile is its sums: of measured rows and columns in all combinations of neighbours, some rows twice.
+#[test]
+fn a_tile_is_its_sums() {
+    let cases = cases();
+    for some in cases.windows(ROWS).filter(|w| w.iter().all(|case| case.half == w[0].half)) {
+        let half = some[0].half;
+        let a = std::array::from_fn(|row| some[row / 2 * 2].a);
+        let b = std::array::from_fn(|col| some[col].b);
+        let c = std::array::from_fn(|row| {
+            std::array::from_fn(|col| [some[row / 4 * 4].c, some[col].c, 0][(row / 4 + col) % 3])
+        });
+        for adder in [Adder::AMPERE, Adder::HOPPER] {
+            let d = adder.tile(half, &a, &b, &c);
+            for row in 0..ROWS {
+                for col in 0..COLUMNS {
+                    let want =
+                        adder.dot(&Factors::new(half, a[row]), &Factors::new(half, b[col]), c[row][col]);
+                    assert_eq!(d[row][col], want, "row {row}, column {col}");
+                }
+            }
+        }
     }
 }

@@ -14,6 +14,12 @@ use super::{NAN_F32, bf16_to_f32, f16_to_f32};
 
 /// Elements of a row of A, or of a column of B: the K of `m16n8k16`.
 pub const DEPTH: usize = 16;
+/// Rows of A, C and D.
+pub const ROWS: usize = 16;
+/// Columns of B, C and D.
+pub const COLUMNS: usize = 8;
+/// Products of a row of D.
+const TERMS: usize = DEPTH * COLUMNS;
 /// Stands for the exponent of 0.
 const NONE: i32 = -10_000;
 
@@ -80,6 +86,47 @@ impl Factors {
     }
 }
 
+/// All of A or B, taken apart.
+struct Operand<const N: usize> {
+    significand: [i32; N],
+    exponent: [i32; N],
+    finite: bool,
+}
+
+impl<const N: usize> Operand<N> {
+    fn new(half: Half, raw: impl Fn(usize) -> u16) -> Operand<N> {
+        let (bits, least) = (half.fraction(), half.least_exponent());
+        let mut words = [0u32; N];
+        for i in 0..N {
+            words[i] = u32::from(raw(i));
+        }
+        let (mut significand, mut exponent, mut largest) = ([0; N], [0; N], 0);
+        for i in 0..N {
+            let (field, rest) = (words[i] >> bits & (0x7fff >> bits), words[i] & ((1 << bits) - 1));
+            let normal = field.min(1);
+            let size = (rest | normal << bits) as i32;
+            significand[i] = if words[i] >> 15 == 1 { -size } else { size };
+            exponent[i] = least + (field - normal) as i32;
+            largest = largest.max(field);
+        }
+        Operand { significand, exponent, finite: largest != 0x7fff >> bits }
+    }
+}
+
+/// The terms of each sum brought together.
+#[inline(always)]
+fn fold(mut terms: [i32; TERMS], f: impl Fn(i32, i32) -> i32) -> [i32; COLUMNS] {
+    let mut n = TERMS;
+    while n > COLUMNS {
+        n /= 2;
+        let (low, high) = terms.split_at_mut(n);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low = f(*low, *high);
+        }
+    }
+    std::array::from_fn(|i| terms[i])
+}
+
 /// The adder of a generation of tensor cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adder {
@@ -119,6 +166,101 @@ impl Adder {
         }
         let blocks = product.chunks_exact(self.terms).zip(exponent.chunks_exact(self.terms));
         blocks.fold(c, |c, (product, exponent)| self.add(product, exponent, up, c))
+    }
+
+    /// D = A · B + C, [`Adder::dot`] for each element. Kernels with few heads repeat rows of A to fill it: equal rows are added up once.
+    pub fn tile(
+        self,
+        half: Half,
+        a: &[[u16; DEPTH]; ROWS],
+        b: &[[u16; DEPTH]; COLUMNS],
+        c: &[[u32; COLUMNS]; ROWS],
+    ) -> [[u32; COLUMNS]; ROWS] {
+        let rows = Operand::<{ ROWS * DEPTH }>::new(half, |i| a[i / DEPTH][i % DEPTH]);
+        let columns = Operand::<TERMS>::new(half, |i| b[i % COLUMNS][i / COLUMNS]);
+        let mut d = [[0; COLUMNS]; ROWS];
+        for row in 0..ROWS {
+            if row > 0 && a[row] == a[row - 1] && c[row] == c[row - 1] {
+                d[row] = d[row - 1];
+                continue;
+            }
+            let finite =
+                rows.finite && columns.finite && c[row].iter().all(|c| f32::from_bits(*c).is_finite());
+            let quick = if finite && self.terms == DEPTH {
+                self.sums(half, (&rows, row), &columns, c[row])
+            } else {
+                None
+            };
+            d[row] = quick.unwrap_or_else(|| {
+                let a = Factors::new(half, a[row]);
+                std::array::from_fn(|col| self.dot(&a, &Factors::new(half, b[col]), c[row][col]))
+            });
+        }
+        d
+    }
+
+    /// A row of [`Adder::tile`] where all is finite and in one block: the terms of all its sums lie side by side, element by element of
+    /// K, so that every loop is vector code. None where a sum is no normal number.
+    #[inline(always)]
+    fn sums(
+        self,
+        half: Half,
+        (rows, row): (&Operand<{ ROWS * DEPTH }>, usize),
+        columns: &Operand<TERMS>,
+        c: [u32; COLUMNS],
+    ) -> Option<[u32; COLUMNS]> {
+        let (mut factor, mut power) = ([0i32; TERMS], [0i32; TERMS]);
+        for k in 0..DEPTH {
+            factor[k * COLUMNS..][..COLUMNS].fill(rows.significand[row * DEPTH + k]);
+            power[k * COLUMNS..][..COLUMNS].fill(rows.exponent[row * DEPTH + k]);
+        }
+        let (mut product, mut exponent) = ([0i32; TERMS], [0i32; TERMS]);
+        for i in 0..TERMS {
+            product[i] = factor[i] * columns.significand[i];
+            exponent[i] = if product[i] == 0 { NONE } else { power[i] + columns.exponent[i] };
+        }
+        let greatest = fold(exponent, i32::max);
+        let mut of_c = [NONE; COLUMNS];
+        for i in 0..COLUMNS {
+            of_c[i] = if c[i] << 1 == 0 { NONE } else { ((c[i] >> 23 & 0xff) as i32).max(1) - 127 };
+        }
+        let mut top = [0i32; TERMS];
+        for k in 0..DEPTH {
+            for i in 0..COLUMNS {
+                top[k * COLUMNS + i] = greatest[i].max(of_c[i]);
+            }
+        }
+        let up = self.fraction - 2 * half.fraction();
+        let mut kept = [0i32; TERMS];
+        for i in 0..TERMS {
+            let size = ((product[i].unsigned_abs() << up) >> (top[i] - exponent[i]).min(31)) as i32;
+            kept[i] = if product[i] < 0 { -size } else { size };
+        }
+        self.finish(fold(kept, i32::wrapping_add), &top, &of_c, c)
+    }
+
+    /// Adds C to sums of products and cuts off what an f32 does not hold.
+    #[inline(always)]
+    fn finish(
+        self,
+        sum: [i32; COLUMNS],
+        top: &[i32; TERMS],
+        of_c: &[i32; COLUMNS],
+        c: [u32; COLUMNS],
+    ) -> Option<[u32; COLUMNS]> {
+        let (mut out, mut all) = ([0; COLUMNS], true);
+        for i in 0..COLUMNS {
+            let normal = u32::from(c[i] >> 23 & 0xff != 0) << 23;
+            let kept = ((c[i] & 0x7f_ffff | normal) << (self.fraction - 23)) >> (top[i] - of_c[i]).min(31);
+            let kept = if c[i] >> 31 == 1 { -f64::from(kept) } else { f64::from(kept) };
+            // Exact: whole numbers of 33 bits, times a power of two.
+            let place = if top[i] == NONE { 0 } else { top[i] - self.fraction as i32 };
+            let value = (f64::from(sum[i]) + kept) * f64::from_bits(((1023 + place) as u64) << 52);
+            let size = value.abs();
+            all &= size == 0.0 || size >= f64::from(f32::MIN_POSITIVE) && size < f64::from(f32::MAX);
+            out[i] = (f64::from_bits(value.to_bits() & !0x1fff_ffff) as f32).to_bits();
+        }
+        all.then_some(out)
     }
 
     /// One sum of products and C.
