@@ -96,10 +96,7 @@ struct Operand<const N: usize> {
 impl<const N: usize> Operand<N> {
     fn new(half: Half, raw: impl Fn(usize) -> u16) -> Operand<N> {
         let (bits, least) = (half.fraction(), half.least_exponent());
-        let mut words = [0u32; N];
-        for i in 0..N {
-            words[i] = u32::from(raw(i));
-        }
+        let words: [u32; N] = std::array::from_fn(|i| u32::from(raw(i)));
         let (mut significand, mut exponent, mut largest) = ([0; N], [0; N], 0);
         for i in 0..N {
             let (field, rest) = (words[i] >> bits & (0x7fff >> bits), words[i] & ((1 << bits) - 1));
