@@ -83,9 +83,10 @@ def read(name):
             for record in records(path):
                 test, speed = label_and_speed(record)
                 if ".batches." in path and not test.startswith("x"):
-                    if "x" not in test.split(" ")[0]:
+                    # Ours are called `tg64 ×8 @ d128`; its prompt is not compared.
+                    if "×" not in test:
                         continue
-                    test = "x" + test.split(" ")[0].split("x")[1]
+                    test = "x" + test.split("×")[1].split(" ")[0]
                 if ".depth." in path and "@" not in test:
                     continue
                 found.setdefault(test, []).append(speed)

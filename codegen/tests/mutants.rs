@@ -32,7 +32,7 @@ use ptx::{Entry, Imm, Inst, Module, Op, Operand, Stmt};
 /// Mutants tried of each kernel.
 const PER_KERNEL: usize = 40;
 /// Trials that a mutant must pass to live.
-const TRIALS: u64 = 12;
+const TRIALS: u64 = 24;
 /// Share that must be killed.
 const LEAST_KILLED: f64 = 0.95;
 
@@ -260,7 +260,7 @@ fn operations() -> Vec<Box<dyn Operation>> {
         Box::new(RopeAppend { kv: KvType::Q8_0, ..rope(RopeKind::Neox, true) }),
         Box::new(AttendSplit(attend.clone())),
         // More stretches than a merge has on their way at once, so that each of its places counts.
-        Box::new(AttendMerge(Attend { n_splits: 20, ..attend.clone() })),
+        Box::new(AttendMerge(Attend { n_splits: 53, ..attend.clone() })),
         Box::new(AttendStep { attend, kind: RopeKind::Neox, bias: true, norm_eps: None, score_scale: 0.125 }),
         Box::new(prefill.clone()),
         Box::new(AttendPrefill { head_dim: 80, per_lane: 1, kv: KvType::Q8_0, ..prefill }),

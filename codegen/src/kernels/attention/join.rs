@@ -8,8 +8,13 @@ use crate::kernels::quantize;
 
 /// Stretches whose results are used up, and sent for, at once.
 const LOT: u32 = 8;
-/// Lots on their way at once, if there are as many: what a thread's registers have room for.
-const LOTS: u32 = 3;
+/// Lots on their way at once: what a thread's registers have room for.
+const MOST_LOTS: u32 = 3;
+
+/// The same where there may be fewer.
+fn lots(s: &Attend) -> u32 {
+    s.n_splits.div_ceil(LOT).min(MOST_LOTS)
+}
 
 /// A quad of each of [`LOT`] stretches.
 type Lot = Vec<Vec<V<f32>>>;
@@ -189,7 +194,7 @@ pub(super) fn join_stretches<K: Readable>(
     n_active: V<u32>,
 ) -> Vec<Quad> {
     let n_heads = s.merged_kv_heads() * s.group();
-    let most = weights_of_head(s);
+    let (most, of_round) = (weights_of_head(s), LOT * lots(s));
     let weights = shared::<f32>(n_heads * most);
     let sums = shared::<f32>(n_heads);
     let mut ahead: Vec<Vec<Lot>> = Vec::new();
@@ -213,21 +218,23 @@ pub(super) fn join_stretches<K: Readable>(
     {
         let head = place / (s.head_dim / 4);
         let (from, of_head) = (quad_of_first(s, parts, first, place), weights.offset(head * most));
-        let (mut lots, mut o) = (ahead.clone(), [dev(0.0); 4]);
-        // The last round of lots needs no others behind it.
-        for turn in 0..(max(n_active, LOT * LOTS) - 1) / (LOT * LOTS) {
-            for i in unroll(0..LOTS) {
-                o = add_stretches(of_head.offset((turn * LOTS + i) * LOT), &lots[i as usize], o);
-                // What stays in place of lots beyond the last counts nothing.
-                let next = ((turn + 1) * LOTS + i) * LOT;
-                if next < n_active {
-                    lots[i as usize] = fetch_lot(s, from, next, n_active);
+        let (mut held, mut o, mut done) = (ahead.clone(), [dev(0.0); 4], dev(0u32));
+        if s.n_splits > of_round {
+            // The last round of lots needs no others behind it.
+            for turn in 0..(max(n_active, of_round) - 1) / of_round {
+                for i in unroll(0..lots(s)) {
+                    o = add_stretches(of_head.offset(turn * of_round + i * LOT), &held[i as usize], o);
+                    // What stays in place of lots beyond the last counts nothing.
+                    let next = (turn + 1) * of_round + i * LOT;
+                    if next < n_active {
+                        held[i as usize] = fetch_lot(s, from, next, n_active);
+                    }
                 }
+                done = (turn + 1) * of_round;
             }
         }
-        let done = (max(n_active, LOT * LOTS) - 1) / (LOT * LOTS) * (LOT * LOTS);
-        for i in unroll(0..LOTS) {
-            o = add_stretches(of_head.offset(done + i * LOT), &lots[i as usize], o);
+        for i in unroll(0..lots(s)) {
+            o = add_stretches(of_head.offset(done + i * LOT), &held[i as usize], o);
         }
         quads.push(Quad { place, there, o, m: dev(0.0), l: sums.at(head).load() });
     }
@@ -236,7 +243,7 @@ pub(super) fn join_stretches<K: Readable>(
 
 /// Weights of a head: whole rounds of lots, and a warp's.
 fn weights_of_head(s: &Attend) -> u32 {
-    s.n_splits.next_multiple_of(LOT * LOTS).next_multiple_of(32)
+    s.n_splits.next_multiple_of(LOT * lots(s)).next_multiple_of(32)
 }
 
 /// A quad of the first stretch: those of the others are a group's outputs apart.
@@ -249,17 +256,15 @@ fn quad_of_first<K: Readable>(s: &Attend, parts: &Parts<K>, first: V<u32>, place
 /// The first lots of a quad on their way; those without any stretch are 0.
 #[device]
 fn fetch_ahead<K: Readable>(s: &Attend, from: Ptr<f32, K>, n_active: V<u32>) -> Vec<Lot> {
-    let mut lots: Vec<Lot> = vec![fetch_lot(s, from, dev(0u32), n_active)];
-    for i in unroll(1..LOTS) {
+    let mut all: Vec<Lot> = vec![fetch_lot(s, from, dev(0u32), n_active)];
+    for i in unroll(1..lots(s)) {
         let mut lot: Lot = vec![vec![dev(0.0f32); 4]; LOT as usize];
-        if s.n_splits > i * LOT {
-            if n_active > i * LOT {
-                lot = fetch_lot(s, from, dev(i * LOT), n_active);
-            }
+        if n_active > i * LOT {
+            lot = fetch_lot(s, from, dev(i * LOT), n_active);
         }
-        lots.push(lot);
+        all.push(lot);
     }
-    lots
+    all
 }
 
 /// Quads of neighbouring stretches on their way; in place of those beyond the last, which count nothing, the last.
