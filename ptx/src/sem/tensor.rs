@@ -56,40 +56,26 @@ impl Half {
     }
 }
 
-/// A row of A or a column of B, taken apart.
-#[derive(Clone, Copy, Debug)]
+/// A row of A or a column of B.
 pub struct Factors {
     half: Half,
     raw: [u16; DEPTH],
-    /// Significands with their signs.
-    significand: [i32; DEPTH],
-    exponent: [i32; DEPTH],
-    /// Whether all are finite.
-    finite: bool,
+    parts: Operand<DEPTH>,
 }
 
 impl Factors {
     /// Takes halves apart.
     pub fn new(half: Half, raw: [u16; DEPTH]) -> Factors {
-        let (bits, least) = (half.fraction(), half.least_exponent());
-        let (mut significand, mut exponent, mut finite) = ([0; DEPTH], [0; DEPTH], true);
-        for i in 0..DEPTH {
-            let raw = u32::from(raw[i]);
-            let (field, rest) = (raw >> bits & (0x7fff >> bits), raw & ((1 << bits) - 1));
-            finite &= field != 0x7fff >> bits;
-            let normal = u32::from(field != 0);
-            let size = (rest | normal << bits) as i32;
-            significand[i] = if raw >> 15 == 1 { -size } else { size };
-            exponent[i] = least + (field - normal) as i32;
-        }
-        Factors { half, raw, significand, exponent, finite }
+        Factors { half, raw, parts: Operand::new(half, |i| raw[i]) }
     }
 }
 
-/// All of A or B, taken apart.
+/// Halves taken apart.
 struct Operand<const N: usize> {
+    /// With their signs.
     significand: [i32; N],
     exponent: [i32; N],
+    /// Whether all are finite.
     finite: bool,
 }
 
@@ -146,14 +132,14 @@ impl Adder {
 
     /// One element of `D = A · B + C`: bits of C in, bits of D out.
     pub fn dot(self, a: &Factors, b: &Factors, c: u32) -> u32 {
-        if !(a.finite && b.finite && f32::from_bits(c).is_finite()) {
+        if !(a.parts.finite && b.parts.finite && f32::from_bits(c).is_finite()) {
             return special(a, b, c);
         }
         let mut product = [0i32; DEPTH];
         let mut exponent = [NONE; DEPTH];
         for i in 0..DEPTH {
-            product[i] = a.significand[i] * b.significand[i];
-            let sum = a.exponent[i] + b.exponent[i];
+            product[i] = a.parts.significand[i] * b.parts.significand[i];
+            let sum = a.parts.exponent[i] + b.parts.exponent[i];
             exponent[i] = if product[i] == 0 { NONE } else { sum };
         }
         // Every product comes with as many bits behind its point.
