@@ -47,10 +47,7 @@ impl Ready<'_> {
         let text = ptx::print::print(&ptx::verify::verify(module).unwrap());
         let module = ptx::verify::verify(ptx::parse::parse(&text).unwrap()).unwrap();
         let program = machine.load(&module).unwrap();
-        // What a module may not declare the launch gives.
-        let shared = kernel.shared_bytes;
-        let dynamic_shared = if shared > plan::MAX_STATIC_SHARED_BYTES { shared } else { 0 };
-        let (grid, block) = (kernel.grid, kernel.block);
+        let (grid, block, dynamic_shared) = (kernel.grid, kernel.block, kernel.dynamic_shared_bytes());
         let shape = LaunchShape { grid, block, dynamic_shared, cooperative: kernel.cooperative };
         Ready { operation, machine, program, shape }
     }

@@ -148,6 +148,13 @@ pub struct ParamDesc {
 /// Shared memory that PTX may declare for a CTA, bytes.
 pub const MAX_STATIC_SHARED_BYTES: u32 = 48 * 1024;
 
+/// Shared memory that a launch has to give each CTA of a kernel that has `shared_bytes`: none where its PTX declares it, all
+/// where that may not.
+#[must_use]
+pub const fn dynamic_shared_bytes(shared_bytes: u32) -> u32 {
+    if shared_bytes > MAX_STATIC_SHARED_BYTES { shared_bytes } else { 0 }
+}
+
 /// A compiled kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelDesc {
@@ -178,8 +185,9 @@ pub struct KernelDesc {
 
 impl KernelDesc {
     /// Shared memory that each launch has to give, bytes.
+    #[must_use]
     pub const fn dynamic_shared_bytes(&self) -> u32 {
-        if self.shared_bytes > MAX_STATIC_SHARED_BYTES { self.shared_bytes } else { 0 }
+        dynamic_shared_bytes(self.shared_bytes)
     }
 }
 

@@ -47,7 +47,8 @@
 //! did. Compute capability 9.0 or later.
 
 use super::loops::While;
-use super::pointer::{Elem, Fixed, Index, Shared, shared};
+use super::memory_kind::{Elem, Fixed, Shared};
+use super::pointer::{Index, shared};
 use super::record::{self, emit_n, emit0};
 use super::value::{IntoV, V, op};
 use ptx::{Form, Mod, Op, Ty, Types};

@@ -1,6 +1,7 @@
 //! Atomic read-modify-write accesses through `InOut<T>` and `Shared<T>`.
 
-use super::pointer::{Elem, Exchangeable, Place, Scope};
+use super::memory_kind::{Elem, Exchangeable};
+use super::pointer::{Place, Scope};
 use super::value::{Int, IntoV, V, bits_of};
 use ptx::{Mod, Op, Ty};
 

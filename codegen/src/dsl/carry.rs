@@ -26,7 +26,7 @@ impl<T: Scalar> Carry for V<T> {
 
 impl<T, A> Carry for Ptr<T, A>
 where
-    A: super::pointer::Kind,
+    A: super::memory_kind::Kind,
 {
     fn carry(&mut self, f: &mut dyn FnMut(Ty, &mut Operand)) {
         let (ty, operand) = self.settled();

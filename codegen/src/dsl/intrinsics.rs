@@ -66,7 +66,7 @@ pub fn fence(scope: super::pointer::Scope) {
 }
 
 /// Waits until the launches before this one are done and their writes visible. A kernel may start while they still run; before
-/// this it may read only [`Fixed`](super::pointer::Fixed) and [`Settled`](super::pointer::Settled) memory and write none. A kernel that does not call it waits
+/// this it may read only [`Fixed`](super::Fixed) and [`Settled`](super::Settled) memory and write none. A kernel that does not call it waits
 /// first of all.
 pub fn wait_for_earlier() {
     emit0(Form::new(Op::GridDepControl, &[Mod::Wait], Types::NONE), vec![]);

@@ -50,6 +50,14 @@ pub struct Kernel {
     pub ir: ir::Function,
 }
 
+impl Kernel {
+    /// Shared memory that each launch has to give, bytes.
+    #[must_use]
+    pub const fn dynamic_shared_bytes(&self) -> u32 {
+        ::plan::dynamic_shared_bytes(self.shared_bytes)
+    }
+}
+
 /// Why a kernel could not be built.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("kernel `{kernel}`: {what}")]

@@ -92,6 +92,7 @@ mod intrinsics;
 mod kernel;
 mod loops;
 mod math;
+mod memory_kind;
 mod naming;
 mod pointer;
 mod record;
@@ -106,10 +107,8 @@ pub use grid::{cooperative, sync_grid};
 pub use intrinsics::*;
 pub use kernel::{Access, BuildError, BuildFault, Kernel, ParamInfo};
 pub use math::{exp, sigmoid, silu};
-pub use pointer::{
-    Cache, Elem, Fixed, In, InOut, Index, Kind, Out, Place, Ptr, Readable, Scope, Settled, Shared, Writable,
-    at_address, shared,
-};
+pub use memory_kind::{Elem, Fixed, In, InOut, Kind, Out, Readable, Settled, Shared, Writable};
+pub use pointer::{Cache, Index, Place, Ptr, Scope, at_address, shared};
 pub use record::{note, refuse};
 pub use value::{BF16, F16, Int, IntoV, Num, Scalar, Signed, V, Word, dev};
 

@@ -3,7 +3,8 @@
 //! Two traits and one level of reference decide by type whether there is something to name: a `Namer` of device
 //! values matches [`NameDevice`] as it stands, any other needs one more `&` and matches [`NameAny`], which does nothing.
 
-use super::pointer::{Kind, Ptr};
+use super::memory_kind::Kind;
+use super::pointer::Ptr;
 use super::record;
 use super::value::V;
 use crate::ir::Operand;

@@ -5,7 +5,7 @@ use crate::ir::{Arg, Block, Function, Inst, MemBase, Operand, Stmt, ValueId};
 use ptx::{Form, Imm, Op, SharedDecl, Storage, Ty, Types};
 
 /// Shared memory that a module may declare (PTX ISA, `.shared`; `ptxas` refuses more).
-pub(super) const MAX_STATIC_BYTES: u64 = 48 * 1024;
+pub(super) const MAX_STATIC_BYTES: u64 = ::plan::MAX_STATIC_SHARED_BYTES as u64;
 /// Alignment of the dynamic variable: the most that a declaration may ask for.
 const ALIGN: u32 = 128;
 

@@ -65,11 +65,10 @@ pub fn run(kernel: Result<Kernel, BuildError>, buffers: &[Buf]) -> Vec<u32> {
         }
         args.push(addr);
     }
-    let dynamic_shared = if kernel.shared_bytes > 48 * 1024 { kernel.shared_bytes } else { 0 };
     let shape = LaunchShape {
         grid: kernel.grid,
         block: kernel.block,
-        dynamic_shared,
+        dynamic_shared: kernel.dynamic_shared_bytes(),
         cooperative: kernel.cooperative,
     };
     match machine.launch_shaped(&program, kernel.name.as_str(), shape, &args).unwrap() {

@@ -25,12 +25,10 @@ pub fn run(machine: &Machine, operation: &dyn Operation, trial: &Trial) -> Resul
         machine.write(*address, &arg.linked(&addresses)).unwrap();
     }
     let params = &addresses[..trial.n_params()];
-    // Beyond what PTX may declare, the launch gives the shared memory.
-    let beyond = kernel.shared_bytes > plan::MAX_STATIC_SHARED_BYTES;
     let shape = LaunchShape {
         grid: kernel.grid,
         block: kernel.block,
-        dynamic_shared: if beyond { kernel.shared_bytes } else { 0 },
+        dynamic_shared: kernel.dynamic_shared_bytes(),
         cooperative: kernel.cooperative,
     };
     let outcome = machine.launch_shaped(&program, "k", shape, params).map_err(|e| e.to_string())?;

@@ -1,8 +1,9 @@
 //! Products for many rows on tensor cores: a CTA computes 32 or more outputs of 8 or more rows, so that weights come from
 //! memory once for all of them.
 
-use super::multiply::{Early, element, has_elements, send_for_weights, shared_words, sums_of_tile};
+use super::multiply::{Early, send_for_weights, shared_words, sums_of_tile};
 use super::stage::Job;
+use super::sums::{element, has_elements};
 use super::tile::{Tile, VALUES_ROW};
 use super::{Batch, Gemm, GemmGateUp, GemmQkv, Target};
 use crate::dsl::{BuildError, Kernel, prelude::*};

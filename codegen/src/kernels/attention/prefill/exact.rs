@@ -1,6 +1,7 @@
 //! Prefill attention whose outputs stay f32, for heads of any size.
 
-use super::{AttendPrefill, Chunk, THREADS, attend_chunk, caches_of, queries_of, store_rows, trial};
+use super::chunk::{Chunk, attend_chunk, caches_of, queries_of};
+use super::{AttendPrefill, THREADS, store_rows, trial};
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::exact::{self, Exact};
 use crate::kernels::operation::{Cost, Operation, Trial};
