@@ -35,6 +35,7 @@ mod source;
 pub mod synth;
 mod table_check;
 mod text;
+mod threads;
 pub mod tokenizer;
 
 pub use api::{
@@ -46,7 +47,7 @@ pub use cancel::CancelToken;
 pub use device::{DeviceChoice, DeviceOptions, Opened, open_device};
 pub use error::Error;
 pub use memory::MemoryPlan;
-pub use model::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Model};
+pub use model::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, LoadTimings, Model};
 pub use queue::ErrorClass;
 pub use rope::RopeTable;
 pub use session::{

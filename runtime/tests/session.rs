@@ -5,6 +5,7 @@
 mod support;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use monomorph_runtime::queue::Queue;
 use monomorph_runtime::sampling::{Sampler, SamplingConfig};
@@ -53,6 +54,16 @@ fn greedy_generation_is_the_model_written_down() {
     assert_eq!(session.position(), 3 + 8, "the last token is not in the caches");
     session.reset();
     assert_eq!(session.position(), 0);
+}
+
+#[test]
+fn a_load_makes_ready_what_weights_and_every_session_need() {
+    let host = Arc::new(HostQueue::new());
+    let model = load(&host, &LoadOptions::default()).unwrap();
+    // First what re-packs, then the step of one row; sampling waits for somebody who samples.
+    assert_eq!(host.prepared(), ["repack", "embed", "head", "argmax"]);
+    let timings = model.load_timings();
+    assert!(timings.weights > Duration::ZERO && timings.kernels > Duration::ZERO, "{timings:?}");
 }
 
 #[test]

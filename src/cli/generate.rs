@@ -1,13 +1,15 @@
 //! `monomorph generate`: continues a text. The text streams as whole characters; `--json` gives one object at the end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
 use monomorph::parity;
 use monomorph::runtime::sampling::SamplingConfig;
 use monomorph::runtime::tokenizer::{ControlTokens, Special, StreamDecoder, Tokenizer};
-use monomorph::runtime::{DraftCount, Error, FinishReason, GenerateOptions, Model, Session, Timings};
+use monomorph::runtime::{
+    DraftCount, Error, FinishReason, GenerateOptions, LoadTimings, Model, Session, Timings,
+};
 use serde::Serialize;
 
 use super::device::DeviceArgs;
@@ -103,6 +105,7 @@ struct Report<'a> {
     prompt_tokens: &'a [u32],
     tokens: &'a [u32],
     text: &'a str,
+    load_s: f64,
     prefill_tok_s: f64,
     decode_tok_s: f64,
 }
@@ -110,6 +113,7 @@ struct Report<'a> {
 impl Generate {
     /// Runs the verb.
     pub fn run(self) -> Result<()> {
+        let start = Instant::now();
         let origin = self.model.open()?;
         let defaults = if origin.is_built_in() { BUILT_IN } else { GREEDY };
         let opened = self.device.open()?;
@@ -118,6 +122,7 @@ impl Generate {
         let prompt = prepared.tokenizer.encode(&self.prompt, special)?;
         prepared.check_prompt(prompt.len())?;
         let model = prepared.load(&opened.queue)?;
+        let load = start.elapsed();
         if let Some(n_tokens) = self.parity {
             self.check_parity(&model, &prepared, (&prompt, n_tokens))?;
         }
@@ -140,12 +145,13 @@ impl Generate {
                 prompt_tokens: &prompt,
                 tokens: &produced.tokens,
                 text: &produced.text,
+                load_s: load.as_secs_f64(),
                 prefill_tok_s: produced.timings.prefill_tok_s(),
                 decode_tok_s: produced.timings.decode_tok_s(),
             })?;
         }
         out.finish()?;
-        note(&produced.summary(asked));
+        note(&format!("{}; {}", load_summary(load, &model), produced.summary(asked)));
         Ok(())
     }
 
@@ -208,6 +214,13 @@ impl Generate {
         };
         Ok(Produced { tokens, text, timings, finish: speculation.finish_reason() })
     }
+}
+
+/// What is told of a load, which took `load` from the opening of the file on.
+fn load_summary(load: Duration, model: &Model) -> String {
+    let LoadTimings { kernels, weights } = model.load_timings();
+    let [load, kernels, weights] = [load, kernels, weights].map(|time| time.as_secs_f64());
+    format!("loaded in {load:.2} s, kernels {kernels:.2} s beside weights {weights:.2} s")
 }
 
 /// The text of a stream of tokens, shown as it comes.

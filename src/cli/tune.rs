@@ -250,7 +250,8 @@ impl Bench<'_> {
     /// A kernel, or none where it spills too much, as far as an assembler tells.
     fn compile(&self, desc: &KernelDesc) -> Result<Result<Option<Arc<dyn Kernels>>, QueueError>> {
         let Some(ptxas) = &self.ptxas else {
-            return Ok(self.queue.load(std::slice::from_ref(desc)).map(Some));
+            let loaded = self.queue.load(std::slice::from_ref(desc));
+            return Ok(loaded.and_then(|kernels| kernels.prepare(&[0]).map(|()| Some(kernels))));
         };
         let load = |file: &Path| self.queue.load_assembled(desc, file);
         let (resources, loaded) = ptxas.assemble_and((&desc.ptx, self.device.sm), load)?;

@@ -19,6 +19,7 @@ mod measure;
 mod perplexity;
 mod progress;
 mod quantize;
+mod synthetic_file;
 
 use std::process::{Command, Output, Stdio};
 

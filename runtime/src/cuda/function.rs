@@ -8,21 +8,13 @@ use std::ptr;
 use cudarc::driver::sys;
 
 use super::driver::{Failed, Result, Stream, check};
+use super::sequence::{Start, Waits};
 use crate::queue::MAX_KERNEL_PARAMS;
 
 /// Room for the words of the JIT compiler.
 const JIT_LOG_BYTES: usize = 16 << 10;
 /// How a kernel's text says that it waits for the launches before it.
 const WAIT: &[u8] = b"griddepcontrol.wait";
-
-/// When a launch may start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
-    /// When the work before it is done.
-    InOrder,
-    /// While the launch before it still runs, if the kernel waits for that itself.
-    Early,
-}
 
 /// A kernel with its launch shape, and the module that it is part of.
 pub(super) struct Function {
@@ -113,30 +105,51 @@ impl Function {
         for (param, arg) in params.iter_mut().zip(args) {
             *param = ptr::from_ref(arg).cast_mut().cast();
         }
-        let mut early = sys::CUlaunchAttribute_st {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
-        };
-        let ([gx, gy, gz], [bx, by, bz]) = (self.shape.grid, self.shape.block);
-        let config = sys::CUlaunchConfig_st {
-            gridDimX: gx,
-            gridDimY: gy,
-            gridDimZ: gz,
-            blockDimX: bx,
-            blockDimY: by,
-            blockDimZ: bz,
-            sharedMemBytes: self.shape.dynamic_shared,
-            hStream: stream.raw(),
-            attrs: &raw mut early,
-            numAttrs: c_uint::from(self.waits && start == Start::Early),
-        };
+        let mut early = EARLY;
+        let config = launch_config(self.shape, stream.raw(), (&mut early, start));
         // SAFETY: the function's module is loaded as long as `self` lives; the driver reads one u64 for each parameter, all
         // of which `args` holds, and `numAttrs` attributes, before it returns; it does not write through the pointers.
         let code = unsafe {
             sys::cuLaunchKernelEx(&raw const config, self.raw, params.as_mut_ptr(), ptr::null_mut())
         };
         check("cuLaunchKernelEx", code)
+    }
+}
+
+impl Waits for Function {
+    fn waits(&self) -> bool {
+        self.waits
+    }
+}
+
+/// Lets a launch start before the one before it has ended.
+const EARLY: sys::CUlaunchAttribute_st = sys::CUlaunchAttribute_st {
+    id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+    pad: [0; 4],
+    value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
+};
+
+/// What the driver is told of a launch; `early` is one attribute, which counts only for a launch that starts early.
+fn launch_config(
+    shape: Shape,
+    stream: sys::CUstream,
+    (early, start): (&mut sys::CUlaunchAttribute_st, Start),
+) -> sys::CUlaunchConfig_st {
+    let ([gx, gy, gz], [bx, by, bz]) = (shape.grid, shape.block);
+    sys::CUlaunchConfig_st {
+        gridDimX: gx,
+        gridDimY: gy,
+        gridDimZ: gz,
+        blockDimX: bx,
+        blockDimY: by,
+        blockDimZ: bz,
+        sharedMemBytes: shape.dynamic_shared,
+        hStream: stream,
+        attrs: ptr::from_mut(early),
+        numAttrs: match start {
+            Start::InOrder => 0,
+            Start::Early => 1,
+        },
     }
 }
 
@@ -172,4 +185,23 @@ fn load_module(text: &CStr) -> std::result::Result<sys::CUmodule, JitFailure> {
         JitFailure { failed, log }
     })?;
     Ok(module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_launch_that_starts_early_has_the_attribute() {
+        let shape = Shape { grid: [1, 2, 3], block: [4, 5, 6], dynamic_shared: 7 };
+        for (start, n_attributes) in [(Start::InOrder, 0), (Start::Early, 1)] {
+            let mut early = EARLY;
+            let place: *mut sys::CUlaunchAttribute_st = &raw mut early;
+            let config = launch_config(shape, ptr::null_mut(), (&mut early, start));
+            assert_eq!((config.attrs, config.numAttrs), (place, n_attributes));
+            assert_eq!([config.gridDimX, config.gridDimY, config.gridDimZ], shape.grid);
+            assert_eq!([config.blockDimX, config.blockDimY, config.blockDimZ], shape.block);
+            assert_eq!(config.sharedMemBytes, shape.dynamic_shared);
+        }
+    }
 }

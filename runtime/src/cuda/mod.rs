@@ -5,6 +5,7 @@
 //! probe  is there a driver, and has it every function that we call?   (the binding panics on a missing one)
 //! driver owners of driver objects, one unsafe call a block
 //! function  kernels: compiled by the driver, launched
+//! sequence  which launches of a list may start early
 //! upload pinned staging, two halves in turn
 //! queue  the trait: deadline, poison, fork check
 //! ```
@@ -13,6 +14,7 @@ mod driver;
 mod function;
 mod probe;
 mod queue;
+mod sequence;
 mod upload;
 
 pub use probe::{device_count, probe};

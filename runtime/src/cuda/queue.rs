@@ -3,13 +3,14 @@
 use std::ffi::CString;
 use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use plan::KernelDesc;
 
 use super::driver::{self, Context, Event, Failed, Graph, Stream, Work};
-use super::function::{Function, Shape, Start};
+use super::function::{Function, Shape};
+use super::sequence::in_sequence;
 use super::upload::Staging;
 use crate::queue::{
     Call, DeviceAddr, ErrorClass, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay, check_call,
@@ -214,20 +215,16 @@ impl Queue for CudaQueue {
     }
 
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError> {
-        let d = &self.device;
-        d.enter()?;
-        let compiled = kernels.iter().map(|kernel| compile(d, kernel, None));
-        let functions = compiled.collect::<Result<Vec<_>, _>>()?;
-        let n_params = kernels.iter().map(|kernel| kernel.params.len()).collect();
-        let device = Arc::clone(d);
-        Ok(Arc::new(CudaKernels { functions: ManuallyDrop::new(functions), n_params, device }))
+        self.device.enter()?;
+        let functions = kernels.iter().map(|_| OnceLock::new()).collect();
+        Ok(Arc::new(CudaKernels::new(&self.device, kernels.to_vec(), functions)))
     }
 
     fn load_assembled(&self, kernel: &KernelDesc, file: &Path) -> Result<Arc<dyn Kernels>, QueueError> {
         let d = &self.device;
         d.enter()?;
-        let functions = ManuallyDrop::new(vec![compile(d, kernel, Some(file))?]);
-        Ok(Arc::new(CudaKernels { functions, n_params: vec![kernel.params.len()], device: Arc::clone(d) }))
+        let functions = vec![OnceLock::from(compile(d, kernel, Some(file))?)];
+        Ok(Arc::new(CudaKernels::new(d, vec![kernel.clone()], functions)))
     }
 
     fn synchronize(&self) -> Result<(), QueueError> {
@@ -265,25 +262,51 @@ fn compile(device: &Device, kernel: &KernelDesc, file: Option<&Path>) -> Result<
     device.poison.watch(compiled)
 }
 
-/// Compiled kernels. Invariant: `functions` and `n_params` have one element for each kernel.
+/// Kernels, each compiled when it is first needed: the driver takes a tenth of a second for one, compiles one at a time
+/// however many threads ask, and a session needs a tenth of those that a model has. Invariant: `functions` has one element for
+/// each kernel.
 struct CudaKernels {
-    functions: ManuallyDrop<Vec<Function>>,
-    n_params: Vec<usize>,
+    kernels: Vec<KernelDesc>,
+    functions: ManuallyDrop<Vec<OnceLock<Function>>>,
+    /// Held while one is compiled, so that none is compiled twice.
+    compiling: Mutex<()>,
     device: Arc<Device>,
 }
 
 impl CudaKernels {
-    fn check(&self, calls: &[Call]) -> Result<(), QueueError> {
-        calls.iter().try_for_each(|call| check_call(call, |idx| self.n_params.get(idx).copied()))
+    fn new(device: &Arc<Device>, kernels: Vec<KernelDesc>, functions: Vec<OnceLock<Function>>) -> Self {
+        let (functions, compiling) = (ManuallyDrop::new(functions), Mutex::new(()));
+        Self { kernels, functions, compiling, device: Arc::clone(device) }
     }
 
-    /// Enqueues checked launches. The first starts when all work before it is done, which is what `Settled` parameters rest on.
+    /// Refuses calls that do not fit their kernels and compiles those kernels that are not compiled yet.
+    fn check(&self, calls: &[Call]) -> Result<(), QueueError> {
+        let n_params = |idx: usize| self.kernels.get(idx).map(|kernel| kernel.params.len());
+        calls.iter().try_for_each(|call| check_call(call, n_params))?;
+        calls.iter().try_for_each(|call| self.compile(call.kernel))
+    }
+
+    /// Compiles a kernel if that was not done yet.
+    fn compile(&self, idx: u32) -> Result<(), QueueError> {
+        let idx = idx as usize;
+        let (Some(kernel), Some(function)) = (self.kernels.get(idx), self.functions.get(idx)) else {
+            return Ok(());
+        };
+        if function.get().is_some() {
+            return Ok(());
+        }
+        let _one = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        if function.get().is_none() {
+            let compiled = compile(&self.device, kernel, None)?;
+            function.get_or_init(|| compiled);
+        }
+        Ok(())
+    }
+
+    /// Enqueues checked launches; the first starts when all work before it is done.
     fn enqueue(&self, calls: &[Call]) -> driver::Result<()> {
-        let calls = calls.iter().filter_map(|call| Some((self.functions.get(call.kernel as usize)?, call)));
-        let starts = std::iter::once(Start::InOrder).chain(std::iter::repeat(Start::Early));
-        calls
-            .zip(starts)
-            .try_for_each(|((function, call), start)| function.launch(&self.device.stream, &call.args, start))
+        in_sequence(calls, |idx| self.functions.get(idx as usize)?.get())
+            .try_for_each(|(function, call, start)| function.launch(&self.device.stream, &call.args, start))
     }
 }
 
@@ -298,6 +321,11 @@ impl Drop for CudaKernels {
 }
 
 impl Kernels for CudaKernels {
+    fn prepare(&self, kernels: &[u32]) -> Result<(), QueueError> {
+        self.device.enter()?;
+        kernels.iter().try_for_each(|idx| self.compile(*idx))
+    }
+
     fn launch(&self, calls: &[Call]) -> Result<(), QueueError> {
         self.device.enter()?;
         self.check(calls)?;

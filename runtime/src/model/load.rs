@@ -1,13 +1,18 @@
-//! Loading: every check first, then each tensor through one staging buffer and its repack kernel.
+//! Loading: every check first, then kernels and weights side by side. Weights go piece by piece, read ahead by threads,
+//! through one staging buffer on the device and their repack kernel; the kernels of one row are made ready on another thread.
+//! Those of other steps are when such a step is first made.
 //!
 //! Whatever was allocated is owned by values on the stack until the model is complete, so that an error at any point
 //! gives all of it back.
 
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
 
-use plan::{BufferDesc, Slot, Table, WeightDesc};
+use plan::{BufferDesc, Phase, Slot, Table, WeightDesc};
 
-use super::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, Shared};
+use super::pieces::{Piece, each_in_order, pieces};
+use super::{DEFAULT_CONTEXT, LoadOptions, LoadProgress, LoadTimings, Shared};
 use crate::api::WeightIndex;
 use crate::error::Error;
 use crate::memory::{MemoryPlan, buffer_bytes, staging_bytes};
@@ -16,8 +21,6 @@ use crate::rope::RopeTable;
 use crate::source::{BoundWeights, WeightSource};
 use crate::table_check::check_table;
 
-/// The most host memory that a piece of a tensor takes.
-const PIECE_BYTES: u64 = 16 << 20;
 /// Positions of the RoPE table that are computed at a time.
 const ROPE_POSITIONS: u32 = 1024;
 
@@ -35,13 +38,30 @@ pub(super) fn load(
     check_memory(queue.as_ref(), &memory)?;
 
     let kernels = queue.load(&table.kernels)?;
-    let mut loader = Loader::new(queue, table, kernels, options)?;
-    let packed = (0..table.weights.len()).map(|idx| loader.weight(weights.as_ref(), idx));
-    let packed = packed.collect::<Result<Vec<Buf>, Error>>()?;
+    let loader = Loader::new((queue, kernels.as_ref()), table, options)?;
+    let mut timings = LoadTimings::default();
+    let (packed, ready) = thread::scope(|scope| {
+        let prepare = || {
+            let start = Instant::now();
+            (kernels.prepare(&kernels_of_one_row(table)), start.elapsed())
+        };
+        let preparing = thread::Builder::new().name("kernels".to_owned()).spawn_scoped(scope, prepare);
+        let start = Instant::now();
+        let packed = loader.all(weights.as_ref());
+        timings.weights = start.elapsed();
+        let (ready, took) = match preparing {
+            Ok(preparing) => preparing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // A machine that gives no thread has this one.
+            Err(_) => prepare(),
+        };
+        timings.kernels = took;
+        (packed, ready)
+    });
+    let packed = packed?;
+    ready?;
     let rope = upload_rope(queue, table, weights.as_ref(), context)?;
     // Errors of the work enqueued above come out here, before there is a model.
     queue.synchronize()?;
-    let Loader { kernels, .. } = loader;
     let (table, queue) = (table.clone(), Arc::clone(queue));
     Ok(Shared {
         prefill: Mutex::new(Vec::new()),
@@ -53,7 +73,18 @@ pub(super) fn load(
         queue,
         context,
         memory,
+        timings,
     })
+}
+
+/// What every session needs; kernels for sampling are left for whoever samples.
+fn kernels_of_one_row(table: &Table) -> Vec<u32> {
+    let launches = table.single().into_iter().flat_map(|step| step.launches.iter());
+    let kernels = launches.filter(|launch| launch.phase != Phase::Sample).map(|launch| launch.kernel);
+    let mut kernels: Vec<u32> = kernels.collect();
+    kernels.sort_unstable();
+    kernels.dedup();
+    kernels
 }
 
 fn checked_context(table: &Table, wanted: Option<u32>) -> Result<u32, Error> {
@@ -88,88 +119,71 @@ fn check_memory(queue: &dyn Queue, plan: &MemoryPlan) -> Result<(), Error> {
     }
 }
 
-/// What is used again for each tensor.
+/// Brings weights to the device.
 struct Loader<'a> {
     queue: &'a Arc<dyn Queue>,
+    kernels: &'a dyn Kernels,
     table: &'a Table,
     options: &'a LoadOptions<'a>,
-    kernels: Arc<dyn Kernels>,
-    /// A piece of a tensor on the host.
-    piece: Vec<u8>,
     /// The file's bytes of a tensor on the device; `None` when nothing is re-packed.
     raw: Option<Buf>,
+    /// A place for each weight.
+    packed: Vec<Buf>,
     done_bytes: u64,
     total_bytes: u64,
 }
 
 impl<'a> Loader<'a> {
+    /// Makes ready what weights need and takes their memory: whoever compiles meanwhile may keep the driver from either.
     fn new(
-        queue: &'a Arc<dyn Queue>,
+        (queue, kernels): (&'a Arc<dyn Queue>, &'a dyn Kernels),
         table: &'a Table,
-        kernels: Arc<dyn Kernels>,
         options: &'a LoadOptions<'a>,
     ) -> Result<Self, Error> {
-        let largest = table.weights.iter().map(WeightDesc::raw_bytes).max().unwrap_or(0);
-        let wanted = largest.min(PIECE_BYTES);
-        let mut piece = Vec::new();
-        piece
-            .try_reserve_exact(wanted as usize)
-            .map_err(|_| Error::HostMemory { what: "a piece of the weights", wanted })?;
-        piece.resize(wanted as usize, 0);
+        let mut repack: Vec<u32> = table.weights.iter().filter_map(|weight| weight.repack).collect();
+        repack.sort_unstable();
+        repack.dedup();
+        kernels.prepare(&repack)?;
         let raw = match staging_bytes(table) {
             0 => None,
             bytes => Some(Buf::new(queue, bytes)?),
         };
+        let packed = table.weights.iter().map(|weight| Buf::new(queue, weight.packed_bytes));
+        let packed = packed.collect::<Result<Vec<_>, _>>()?;
         let total_bytes = table.weights.iter().map(WeightDesc::raw_bytes).sum();
-        Ok(Self { queue, table, options, kernels, piece, raw, done_bytes: 0, total_bytes })
+        Ok(Self { queue, kernels, table, options, raw, packed, done_bytes: 0, total_bytes })
     }
 
-    /// Uploads weight number `idx` and gives its packed form.
-    fn weight(&mut self, source: &dyn BoundWeights, idx: usize) -> Result<Buf, Error> {
-        let Some(weight) = self.table.weights.get(idx) else {
-            return Err(self.no_such_weight(idx));
-        };
-        let packed = Buf::new(self.queue, weight.packed_bytes)?;
-        let raw = self.raw.take();
-        let result = match (weight.repack, &raw) {
+    /// The packed form of all weights. The work is done when this returns.
+    fn all(mut self, source: &dyn BoundWeights) -> Result<Vec<Buf>, Error> {
+        each_in_order(source, &pieces(&self.table.weights), |piece, bytes| self.take(piece, bytes))?;
+        self.queue.synchronize()?;
+        Ok(self.packed)
+    }
+
+    /// Enqueues the copy of a piece and, behind the last of a weight, its re-packing.
+    fn take(&mut self, piece: &Piece, bytes: &[u8]) -> Result<(), Error> {
+        if self.options.cancel.is_cancelled() {
+            return Err(Error::Cancelled { what: "loading" });
+        }
+        let place = self.table.weights.get(piece.weight).zip(self.packed.get(piece.weight));
+        let (weight, packed) = place.ok_or_else(|| Error::Table {
+            spec: self.table.spec.to_string(),
+            problem: format!("weight {} of {}", piece.weight, self.table.weights.len()),
+        })?;
+        match (weight.repack, &self.raw) {
             (Some(kernel), Some(raw)) => {
-                let args = Box::new([raw.addr().0, packed.addr().0]);
-                self.upload(source, idx, raw)
-                    .and_then(|()| Ok(self.kernels.launch(&[Call { kernel, args }])?))
+                raw.upload(piece.offset, bytes)?;
+                if piece.is_last {
+                    let args = Box::new([raw.addr().0, packed.addr().0]);
+                    self.kernels.launch(&[Call { kernel, args }])?;
+                }
             }
-            _ => self.upload(source, idx, &packed),
-        };
-        self.raw = raw;
-        result.map(|()| packed)
-    }
-
-    fn no_such_weight(&self, idx: usize) -> Error {
-        let problem = format!("weight {idx} of {}", self.table.weights.len());
-        Error::Table { spec: self.table.spec.to_string(), problem }
-    }
-
-    /// Copies the file's bytes of weight `idx` into `to`, piece by piece.
-    fn upload(&mut self, source: &dyn BoundWeights, idx: usize, to: &Buf) -> Result<(), Error> {
-        let Some(weight) = self.table.weights.get(idx) else {
-            return Err(self.no_such_weight(idx));
-        };
-        let block = u64::from(weight.qtype.block_bytes());
-        let piece_bytes = self.piece.len() as u64 / block * block;
-        let end = weight.raw_bytes();
-        let mut offset = 0;
-        while offset < end {
-            if self.options.cancel.is_cancelled() {
-                return Err(Error::Cancelled { what: "loading" });
-            }
-            let bytes = piece_bytes.min(end - offset);
-            let piece = &mut self.piece[..bytes as usize];
-            source.read(idx, offset, piece)?;
-            to.upload(offset, piece)?;
-            offset += bytes;
-            self.done_bytes += bytes;
-            if let Some(progress) = self.options.progress {
-                progress(LoadProgress { done_bytes: self.done_bytes, total_bytes: self.total_bytes });
-            }
+            _ => packed.upload(piece.offset, bytes)?,
+        }
+        self.done_bytes += bytes.len() as u64;
+        if let Some(progress) = self.options.progress {
+            progress(LoadProgress { done_bytes: self.done_bytes, total_bytes: self.total_bytes });
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! A model on a device: its weights as the kernels read them, its kernels, and what all sessions share.
 
 mod load;
+mod pieces;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use plan::{Slot, Step, StepKind, Table};
 
@@ -26,6 +28,16 @@ pub struct LoadProgress {
     pub done_bytes: u64,
     /// Bytes of weights in the file.
     pub total_bytes: u64,
+}
+
+/// How long the two parts of a load took, which run side by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadTimings {
+    /// Making the kernels of one row ready: compiling them, on a device that compiles. Those of batches and prompts are
+    /// when such a step is first made.
+    pub kernels: Duration,
+    /// Reading, checking, sending and re-packing weights.
+    pub weights: Duration,
 }
 
 /// How to load.
@@ -62,6 +74,7 @@ struct Shared {
     queue: Arc<dyn Queue>,
     context: u32,
     memory: MemoryPlan,
+    timings: LoadTimings,
 }
 
 const _: () = {
@@ -128,6 +141,12 @@ impl Model {
     #[must_use]
     pub fn memory(&self) -> &MemoryPlan {
         &self.shared.memory
+    }
+
+    /// How long it took to load.
+    #[must_use]
+    pub fn load_timings(&self) -> LoadTimings {
+        self.shared.timings
     }
 
     /// The packed weights, in the order of the table.

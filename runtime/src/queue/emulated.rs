@@ -7,6 +7,7 @@ use emulator::{Checks, Config, EntryId, LaunchShape, Machine, Outcome, Program};
 use plan::KernelDesc;
 
 use super::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay, check_call};
+use crate::threads::make_all;
 
 /// How to emulate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +134,8 @@ impl Queue for EmulatorQueue {
 
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError> {
         self.shared.enter()?;
-        let loaded = kernels.iter().map(|kernel| Loaded::new(&self.shared.machine, kernel));
-        let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
+        let efforts: Vec<usize> = kernels.iter().map(|kernel| kernel.ptx.len()).collect();
+        let loaded = make_all(&efforts, |idx| Loaded::new(&self.shared.machine, &kernels[idx]))?;
         Ok(Arc::new(EmulatedKernels { loaded, shared: Arc::clone(&self.shared) }))
     }
 

@@ -98,10 +98,12 @@ pub trait Queue: Send + Sync {
     /// When the range is not allocated or the device fails.
     fn zero(&self, at: DeviceAddr, bytes: u64) -> Result<(), QueueError>;
 
-    /// Compiles kernels for this device.
+    /// Takes in kernels for this device. A device whose compiler is slow compiles a kernel when it is first prepared,
+    /// recorded or launched.
     ///
     /// # Errors
-    /// [`QueueError::Rejected`] with the compiler's words when a kernel is not accepted.
+    /// [`QueueError::Rejected`] with the compiler's words when a kernel is not accepted; where kernels are compiled later,
+    /// the call that compiles them says so.
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError>;
 
     /// Loads one kernel from a file of machine code that an assembler made of its text, on devices that have such.
@@ -120,9 +122,17 @@ pub trait Queue: Send + Sync {
     fn synchronize(&self) -> Result<(), QueueError>;
 }
 
-/// Kernels compiled for a queue; [`Call::kernel`] indexes them.
+/// Kernels of a queue; [`Call::kernel`] indexes them.
 pub trait Kernels: Send + Sync {
-    /// Enqueues `calls` in order. Allocates nothing.
+    /// Makes these kernels ready to be launched, where that takes time.
+    ///
+    /// # Errors
+    /// [`QueueError::Rejected`] when one is not accepted, or when the device fails.
+    fn prepare(&self, _kernels: &[u32]) -> Result<(), QueueError> {
+        Ok(())
+    }
+
+    /// Enqueues `calls` in order. Allocates nothing if their kernels are ready.
     ///
     /// # Errors
     /// When a call does not fit its kernel, or the device fails.

@@ -38,6 +38,8 @@ struct Shared {
     /// Counts host allocations of the calling thread, and those that the fake kernels make.
     probe: Mutex<Option<fn() -> u64>>,
     own_allocations: AtomicU64,
+    /// Names of kernels that were made ready before anything launched them.
+    prepared: Mutex<Vec<String>>,
 }
 
 #[derive(Default)]
@@ -64,7 +66,8 @@ impl HostQueue {
         let memory = Mutex::new(Memory { next: 0x1000, ..Memory::default() });
         let (calls, poison) = (AtomicU64::new(0), Poison::default());
         let (probe, own_allocations) = (Mutex::new(None), AtomicU64::new(0));
-        let shared = Shared { memory, free_bytes, calls, fail_at, poison, probe, own_allocations };
+        let prepared = Mutex::default();
+        let shared = Shared { memory, free_bytes, calls, fail_at, poison, probe, own_allocations, prepared };
         Self { shared: Arc::new(shared) }
     }
 
@@ -80,6 +83,11 @@ impl HostQueue {
     /// Host allocations that the fake kernels made.
     pub fn own_allocations(&self) -> u64 {
         self.shared.own_allocations.load(Ordering::SeqCst)
+    }
+
+    /// Kernels that were made ready, in order.
+    pub fn prepared(&self) -> Vec<String> {
+        self.shared.prepared.lock().unwrap().clone()
     }
 
     /// Allocations ever made, and those that are live.
@@ -293,6 +301,12 @@ impl HostKernels {
 }
 
 impl Kernels for HostKernels {
+    fn prepare(&self, kernels: &[u32]) -> Result<(), QueueError> {
+        self.shared.enter()?;
+        let names = kernels.iter().map(|idx| self.names[*idx as usize].clone());
+        self.shared.prepared.lock().unwrap().extend(names);
+        Ok(())
+    }
     fn launch(&self, calls: &[Call]) -> Result<(), QueueError> {
         self.shared.enter()?;
         let probe = *self.shared.probe.lock().unwrap();
