@@ -37,9 +37,13 @@ pub(super) fn load(
     let memory = MemoryPlan::new(table, context, options.sessions.unwrap_or(1));
     check_memory(queue.as_ref(), &memory)?;
 
-    let kernels = queue.load(&table.kernels)?;
-    let loader = Loader::new((queue, kernels.as_ref()), table, options)?;
     let mut timings = LoadTimings::default();
+    let start = Instant::now();
+    let kernels = queue.load(&table.kernels)?;
+    // What weights need comes before the rest: whoever compiles may keep the driver from anything else.
+    kernels.prepare(&repack_kernels(table))?;
+    timings.kernels = start.elapsed();
+    let loader = Loader::new((queue, kernels.as_ref()), table, options)?;
     let (packed, ready) = thread::scope(|scope| {
         let prepare = || {
             let start = Instant::now();
@@ -54,7 +58,7 @@ pub(super) fn load(
             // A machine that gives no thread has this one.
             Err(_) => prepare(),
         };
-        timings.kernels = took;
+        timings.kernels += took;
         (packed, ready)
     });
     let packed = packed?;
@@ -77,10 +81,18 @@ pub(super) fn load(
     })
 }
 
+/// What makes the file's tensors into packed ones.
+fn repack_kernels(table: &Table) -> Vec<u32> {
+    distinct(table.weights.iter().filter_map(|weight| weight.repack))
+}
+
 /// What every session needs; kernels for sampling are left for whoever samples.
 fn kernels_of_one_row(table: &Table) -> Vec<u32> {
     let launches = table.single().into_iter().flat_map(|step| step.launches.iter());
-    let kernels = launches.filter(|launch| launch.phase != Phase::Sample).map(|launch| launch.kernel);
+    distinct(launches.filter(|launch| launch.phase != Phase::Sample).map(|launch| launch.kernel))
+}
+
+fn distinct(kernels: impl Iterator<Item = u32>) -> Vec<u32> {
     let mut kernels: Vec<u32> = kernels.collect();
     kernels.sort_unstable();
     kernels.dedup();
@@ -134,16 +146,12 @@ struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Makes ready what weights need and takes their memory: whoever compiles meanwhile may keep the driver from either.
+    /// Takes the memory of all weights.
     fn new(
         (queue, kernels): (&'a Arc<dyn Queue>, &'a dyn Kernels),
         table: &'a Table,
         options: &'a LoadOptions<'a>,
     ) -> Result<Self, Error> {
-        let mut repack: Vec<u32> = table.weights.iter().filter_map(|weight| weight.repack).collect();
-        repack.sort_unstable();
-        repack.dedup();
-        kernels.prepare(&repack)?;
         let raw = match staging_bytes(table) {
             0 => None,
             bytes => Some(Buf::new(queue, bytes)?),

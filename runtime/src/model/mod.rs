@@ -30,11 +30,11 @@ pub struct LoadProgress {
     pub total_bytes: u64,
 }
 
-/// How long the two parts of a load took, which run side by side.
+/// How long the two parts of a load took, which run side by side but for the kernels that re-pack, which come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadTimings {
-    /// Making the kernels of one row ready: compiling them, on a device that compiles. Those of batches and prompts are
-    /// when such a step is first made.
+    /// Taking kernels in, and making those ready that re-pack and those of one row: compiling them, on a device that compiles.
+    /// Those of batches and prompts are when such a step is first made.
     pub kernels: Duration,
     /// Reading, checking, sending and re-packing weights.
     pub weights: Duration,
