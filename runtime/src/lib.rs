@@ -35,7 +35,6 @@ mod source;
 pub mod synth;
 mod table_check;
 mod text;
-mod threads;
 pub mod tokenizer;
 
 pub use api::{

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plan::KernelDesc;
@@ -13,7 +13,7 @@ use super::function::{Function, Shape};
 use super::sequence::in_sequence;
 use super::upload::Staging;
 use crate::queue::{
-    Call, DeviceAddr, ErrorClass, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay, check_call,
+    Call, DeviceAddr, ErrorClass, Kernels, MemoryInfo, OnDemand, Poison, Queue, QueueError, Replay,
 };
 
 /// For this long a wait polls without sleeping: a decode step ends within it.
@@ -216,15 +216,15 @@ impl Queue for CudaQueue {
 
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError> {
         self.device.enter()?;
-        let functions = kernels.iter().map(|_| OnceLock::new()).collect();
-        Ok(Arc::new(CudaKernels::new(&self.device, kernels.to_vec(), functions)))
+        let functions = ManuallyDrop::new(OnDemand::new(kernels.to_vec()));
+        Ok(Arc::new(CudaKernels { functions, device: Arc::clone(&self.device) }))
     }
 
     fn load_assembled(&self, kernel: &KernelDesc, file: &Path) -> Result<Arc<dyn Kernels>, QueueError> {
         let d = &self.device;
         d.enter()?;
-        let functions = vec![OnceLock::from(compile(d, kernel, Some(file))?)];
-        Ok(Arc::new(CudaKernels::new(d, vec![kernel.clone()], functions)))
+        let functions = OnDemand::of_one(kernel.clone(), compile(d, kernel, Some(file))?);
+        Ok(Arc::new(CudaKernels { functions: ManuallyDrop::new(functions), device: Arc::clone(d) }))
     }
 
     fn synchronize(&self) -> Result<(), QueueError> {
@@ -262,50 +262,21 @@ fn compile(device: &Device, kernel: &KernelDesc, file: Option<&Path>) -> Result<
     device.poison.watch(compiled)
 }
 
-/// Kernels, each compiled when it is first needed: the driver takes a tenth of a second for one, compiles one at a time
-/// however many threads ask, and a session needs a tenth of those that a model has. Invariant: `functions` has one element for
-/// each kernel.
+/// Kernels, each compiled when it is first needed: the driver takes a tenth of a second for one, and compiles one at a time
+/// however many threads ask.
 struct CudaKernels {
-    kernels: Vec<KernelDesc>,
-    functions: ManuallyDrop<Vec<OnceLock<Function>>>,
-    /// Held while one is compiled, so that none is compiled twice.
-    compiling: Mutex<()>,
+    functions: ManuallyDrop<OnDemand<Function>>,
     device: Arc<Device>,
 }
 
 impl CudaKernels {
-    fn new(device: &Arc<Device>, kernels: Vec<KernelDesc>, functions: Vec<OnceLock<Function>>) -> Self {
-        let (functions, compiling) = (ManuallyDrop::new(functions), Mutex::new(()));
-        Self { kernels, functions, compiling, device: Arc::clone(device) }
-    }
-
-    /// Refuses calls that do not fit their kernels and compiles those kernels that are not compiled yet.
     fn check(&self, calls: &[Call]) -> Result<(), QueueError> {
-        let n_params = |idx: usize| self.kernels.get(idx).map(|kernel| kernel.params.len());
-        calls.iter().try_for_each(|call| check_call(call, n_params))?;
-        calls.iter().try_for_each(|call| self.compile(call.kernel))
-    }
-
-    /// Compiles a kernel if that was not done yet.
-    fn compile(&self, idx: u32) -> Result<(), QueueError> {
-        let idx = idx as usize;
-        let (Some(kernel), Some(function)) = (self.kernels.get(idx), self.functions.get(idx)) else {
-            return Ok(());
-        };
-        if function.get().is_some() {
-            return Ok(());
-        }
-        let _one = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
-        if function.get().is_none() {
-            let compiled = compile(&self.device, kernel, None)?;
-            function.get_or_init(|| compiled);
-        }
-        Ok(())
+        self.functions.make_for(calls, |kernel| compile(&self.device, kernel, None))
     }
 
     /// Enqueues checked launches; the first starts when all work before it is done.
     fn enqueue(&self, calls: &[Call]) -> driver::Result<()> {
-        in_sequence(calls, |idx| self.functions.get(idx as usize)?.get())
+        in_sequence(calls, |idx| self.functions.get(idx))
             .try_for_each(|(function, call, start)| function.launch(&self.device.stream, &call.args, start))
     }
 }
@@ -323,7 +294,8 @@ impl Drop for CudaKernels {
 impl Kernels for CudaKernels {
     fn prepare(&self, kernels: &[u32]) -> Result<(), QueueError> {
         self.device.enter()?;
-        kernels.iter().try_for_each(|idx| self.compile(*idx))
+        let compile = |kernel: &KernelDesc| compile(&self.device, kernel, None);
+        kernels.iter().try_for_each(|idx| self.functions.make(*idx, compile))
     }
 
     fn launch(&self, calls: &[Call]) -> Result<(), QueueError> {

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use emulator::{Checks, Config, EntryId, LaunchShape, Machine, Outcome, Program};
 use plan::KernelDesc;
 
-use super::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Queue, QueueError, Replay, check_call};
-use crate::threads::make_all;
+use super::{Call, DeviceAddr, Kernels, MemoryInfo, OnDemand, Poison, Queue, QueueError, Replay};
 
 /// How to emulate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +133,7 @@ impl Queue for EmulatorQueue {
 
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError> {
         self.shared.enter()?;
-        let efforts: Vec<usize> = kernels.iter().map(|kernel| kernel.ptx.len()).collect();
-        let loaded = make_all(&efforts, |idx| Loaded::new(&self.shared.machine, &kernels[idx]))?;
+        let loaded = OnDemand::new(kernels.to_vec());
         Ok(Arc::new(EmulatedKernels { loaded, shared: Arc::clone(&self.shared) }))
     }
 
@@ -150,7 +148,6 @@ struct Loaded {
     program: Program,
     id: EntryId,
     shape: LaunchShape,
-    n_params: usize,
 }
 
 impl Loaded {
@@ -165,22 +162,26 @@ impl Loaded {
         let program = machine.load(&module).map_err(|e| rejected(e.to_string()))?;
         let id = program.entry(&kernel.entry);
         let id = id.ok_or_else(|| rejected("its text has no entry of this name".to_owned()))?;
-        let (grid, block, n_params) = (kernel.grid, kernel.block, kernel.params.len());
+        let (grid, block) = (kernel.grid, kernel.block);
         let (dynamic_shared, cooperative) = (kernel.dynamic_shared_bytes(), kernel.cooperative);
         let shape = LaunchShape { grid, block, dynamic_shared, cooperative };
-        Ok(Self { entry: kernel.entry.to_string(), program, id, shape, n_params })
+        Ok(Self { entry: kernel.entry.to_string(), program, id, shape })
     }
 }
 
 struct EmulatedKernels {
-    loaded: Vec<Loaded>,
+    loaded: OnDemand<Loaded>,
     shared: Arc<Shared>,
 }
 
 impl EmulatedKernels {
+    fn check(&self, calls: &[Call]) -> Result<(), QueueError> {
+        self.loaded.make_for(calls, |kernel| Loaded::new(&self.shared.machine, kernel))
+    }
+
     fn run(&self, call: &Call) -> Result<(), QueueError> {
-        check_call(call, |idx| self.loaded.get(idx).map(|kernel| kernel.n_params))?;
-        let Some(kernel) = self.loaded.get(call.kernel as usize) else { return Ok(()) };
+        self.check(std::slice::from_ref(call))?;
+        let Some(kernel) = self.loaded.get(call.kernel) else { return Ok(()) };
         let machine = &self.shared.machine;
         let outcome = machine.launch_shaped(&kernel.program, kernel.id, kernel.shape, &call.args);
         match self.shared.check(outcome)? {
@@ -194,6 +195,12 @@ impl EmulatedKernels {
 }
 
 impl Kernels for EmulatedKernels {
+    fn prepare(&self, kernels: &[u32]) -> Result<(), QueueError> {
+        self.shared.enter()?;
+        let load = |kernel: &KernelDesc| Loaded::new(&self.shared.machine, kernel);
+        kernels.iter().try_for_each(|idx| self.loaded.make(*idx, load))
+    }
+
     fn launch(&self, calls: &[Call]) -> Result<(), QueueError> {
         self.shared.enter()?;
         calls.iter().try_for_each(|call| self.run(call))
@@ -201,6 +208,7 @@ impl Kernels for EmulatedKernels {
 
     fn profile(&self, calls: &[Call]) -> Result<Vec<Duration>, QueueError> {
         self.shared.enter()?;
+        self.check(calls)?;
         let timed = calls.iter().map(|call| {
             let start = Instant::now();
             self.run(call).map(|()| start.elapsed())
@@ -210,9 +218,7 @@ impl Kernels for EmulatedKernels {
 
     fn record(self: Arc<Self>, calls: Vec<Call>) -> Result<Box<dyn Replay>, QueueError> {
         self.shared.enter()?;
-        for call in &calls {
-            check_call(call, |idx| self.loaded.get(idx).map(|kernel| kernel.n_params))?;
-        }
+        self.check(&calls)?;
         Ok(Box::new(EmulatedReplay { calls, kernels: self }))
     }
 }

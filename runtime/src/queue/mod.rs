@@ -7,6 +7,7 @@
 mod buf;
 mod emulated;
 mod error;
+mod on_demand;
 mod poison;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use plan::KernelDesc;
 pub use buf::Buf;
 pub use emulated::{EmulatorOptions, EmulatorQueue};
 pub use error::{ErrorClass, QueueError};
+pub(crate) use on_demand::OnDemand;
 pub use poison::Poison;
 
 /// The most pointer parameters a kernel may have; the decoder's widest kernel has about a dozen.
@@ -98,12 +100,11 @@ pub trait Queue: Send + Sync {
     /// When the range is not allocated or the device fails.
     fn zero(&self, at: DeviceAddr, bytes: u64) -> Result<(), QueueError>;
 
-    /// Takes in kernels for this device. A device whose compiler is slow compiles a kernel when it is first prepared,
-    /// recorded or launched.
+    /// Takes in kernels for this device. Each is made ready when it is first prepared, recorded or launched.
     ///
     /// # Errors
-    /// [`QueueError::Rejected`] with the compiler's words when a kernel is not accepted; where kernels are compiled later,
-    /// the call that compiles them says so.
+    /// When the device fails. What is wrong with a kernel is told by the call that makes it ready:
+    /// [`QueueError::Rejected`] with the compiler's words.
     fn load(&self, kernels: &[KernelDesc]) -> Result<Arc<dyn Kernels>, QueueError>;
 
     /// Loads one kernel from a file of machine code that an assembler made of its text, on devices that have such.
@@ -124,7 +125,7 @@ pub trait Queue: Send + Sync {
 
 /// Kernels of a queue; [`Call::kernel`] indexes them.
 pub trait Kernels: Send + Sync {
-    /// Makes these kernels ready to be launched, where that takes time.
+    /// Makes these kernels ready to be launched: compiles them, or what takes that place on a device.
     ///
     /// # Errors
     /// [`QueueError::Rejected`] when one is not accepted, or when the device fails.
