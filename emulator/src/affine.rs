@@ -37,7 +37,7 @@ pub(crate) struct Grid {
 impl Grid {
     /// The grid of 64-bit addresses, if they are one.
     #[inline(always)]
-    fn of_q(base: &[u64; LANES]) -> Option<Grid> {
+    pub fn of_q(base: &[u64; LANES]) -> Option<Grid> {
         let first = base[0];
         let [single, inner, middle, outer] = [1, 2, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
         let grid = Grid { first, single, inner, middle, outer };
@@ -46,7 +46,7 @@ impl Grid {
 
     /// The grid of 32-bit addresses, if they are one.
     #[inline(always)]
-    fn of_w(base: &[u32; LANES]) -> Option<Grid> {
+    pub fn of_w(base: &[u32; LANES]) -> Option<Grid> {
         let first = base[0];
         let steps = [1, 2, HALF, TEAM].map(|lane| base[lane].wrapping_sub(first));
         // Steps below zero are left to the general way: as unsigned numbers their corners would lie outside.
@@ -118,6 +118,9 @@ impl Grid {
     fn put<S: Space, const V: usize>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
         let word = (self.first >> 2) as usize;
         if !self.dense(4 * V as u64) {
+            if V == 1 && (self.single, self.inner, self.middle) == (4, 8, 0) {
+                return self.put_halves(space, op, w);
+            }
             return self.put_lanes::<S, V>(space, op, w);
         }
         if self.outer == (4 * V * TEAM) as u64 {
@@ -127,6 +130,20 @@ impl Grid {
             return space.load_team::<V>(word, op, w);
         }
         self.put_lanes::<S, V>(space, op, w)
+    }
+
+    /// One word a lane, where the two halves of a team read the same four words: scales of sub-blocks.
+    #[inline(always)]
+    fn put_halves<S: Space>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
+        let Some(to) = w.get_mut(usize::from(op.regs[0])) else { return false };
+        for (team, to) in to.as_chunks_mut::<TEAM>().0.iter_mut().enumerate() {
+            let start = self.first + self.outer * team as u64;
+            let Some(words) = space.load::<HALF>((start >> 2) as usize) else { return false };
+            for (i, word) in words.into_iter().enumerate() {
+                (to[i], to[HALF + i]) = (word, word);
+            }
+        }
+        true
     }
 
     /// Lane by lane, straight into the registers: vectors collected from words in memory would wait for them there.
@@ -186,20 +203,16 @@ fn strays_w(base: &[u32; LANES], first: u32, [single, inner, middle, outer]: [u3
 
 /// Whether an access is one that [`Grid::load_into`] has a way for: words, or one narrower element, into 32-bit registers.
 #[inline(always)]
-fn known(op: &Access) -> bool {
+pub(crate) fn known(op: &Access) -> bool {
     op.file == File::W && (op.size == 4 || op.vector == 1)
 }
 
-/// Loads from global memory for 32 lanes whose addresses are a grid in one region, where nothing but bounds and
-/// alignment is checked; false, with nothing done, otherwise.
+/// Loads from global memory for 32 lanes whose addresses, `grid` before the access's offset, are in one region, where nothing
+/// but bounds and alignment is checked; false, with nothing done, otherwise.
 #[inline(always)]
-pub(crate) fn load_global(globals: &Globals, op: &Access, base: &[u64; LANES], w: &mut Rows<u32>) -> bool {
-    if !known(op) {
-        return false;
-    }
+pub(crate) fn load_global(globals: &Globals, op: &Access, grid: Grid, w: &mut Rows<u32>) -> bool {
     let offset = i64::from(op.offset) as u64;
-    let Some(region) = globals.region(base[0].wrapping_add(offset)) else { return false };
-    let Some(grid) = Grid::of_q(base) else { return false };
+    let Some(region) = globals.region(grid.first.wrapping_add(offset)) else { return false };
     let first = grid.first.wrapping_add(offset).wrapping_sub(region.base());
     let grid = Grid { first, ..grid };
     let sound = region.init().is_none() && grid.fits(u64::from(op.bytes()), region.bytes());
@@ -208,14 +221,11 @@ pub(crate) fn load_global(globals: &Globals, op: &Access, base: &[u64; LANES], w
 
 /// The same in shared memory.
 #[inline(always)]
-pub(crate) fn load_shared(shared: &Shared, op: &Access, w: &mut Rows<u32>) -> bool {
-    if !known(op) || shared.shadow.is_some() {
-        return false;
-    }
-    let Some(grid) = w.get(usize::from(op.base)).and_then(Grid::of_w) else { return false };
+pub(crate) fn load_shared(shared: &Shared, op: &Access, grid: Grid, w: &mut Rows<u32>) -> bool {
     let first = u64::from((grid.first as u32).wrapping_add(op.offset as u32));
     let grid = Grid { first, ..grid };
-    grid.fits(u64::from(op.bytes()), shared.bytes()) && grid.load_into::<Shared>(shared, op, w)
+    let sound = shared.shadow.is_none() && grid.fits(u64::from(op.bytes()), shared.bytes());
+    sound && grid.load_into::<Shared>(shared, op, w)
 }
 
 #[cfg(test)]

@@ -108,7 +108,8 @@ fn spans(code: &Code, touches: &[Touch], registers: usize) -> Vec<Option<Span>> 
             // A lane operation reads all before it writes. Of others that is not asked: their results share no row with
             // what they read.
             let kind = code.slots[touch.slot].kind;
-            let late = touch.how == Use::Write && (kind == Kind::Fused || full::lane_op(kind).is_some());
+            let reads_first = matches!(kind, Kind::Fused | Kind::DotChain) || full::lane_op(kind).is_some();
+            let late = touch.how == Use::Write && reads_first;
             cover(touch.register, 2 * touch.slot + usize::from(late));
         }
     }

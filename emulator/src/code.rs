@@ -9,6 +9,7 @@
 use ptx::sem::tensor::Adder;
 use ptx::{Form, sem};
 
+use crate::chain::DotChain;
 use crate::full::{self, Full};
 use crate::lane_ops::with_lane_ops;
 
@@ -21,6 +22,8 @@ macro_rules! define_kinds {
             $($name,)*
             /// Two of them in one: d, a, b, c: W, x: two more of W; what it does is its function for all lanes.
             Fused,
+            /// d: W, x: index into `chains`.
+            DotChain,
             /// d: W, a, b, c: W, x: table.
             Lop3,
             /// d: W, a, b: W, c: P.
@@ -129,6 +132,9 @@ pub(crate) struct Slot {
     pub b: u16,
     pub c: u16,
     pub x: u32,
+    /// The file of the one register that `full` writes, for all lanes and whatever they hold: other lanes than those that
+    /// execute can get theirs back.
+    pub writes: Option<File>,
     /// What it does when all lanes execute.
     pub full: Full,
 }
@@ -136,7 +142,7 @@ pub(crate) struct Slot {
 impl Slot {
     /// A slot without guard and operands.
     pub fn new(kind: Kind) -> Slot {
-        Slot { kind, guard: 0, d: 0, a: 0, b: 0, c: 0, x: 0, full: full::general }
+        Slot { kind, guard: 0, d: 0, a: 0, b: 0, c: 0, x: 0, writes: None, full: full::general }
     }
 }
 
@@ -305,4 +311,5 @@ pub(crate) struct Code {
     pub copies: Vec<CopyOp>,
     pub shuffles: Vec<ShflOp>,
     pub mmas: Vec<MmaOp>,
+    pub chains: Vec<DotChain>,
 }

@@ -6,10 +6,11 @@ use ptx::sem::tensor::Adder;
 use ptx::{Addr, AddrBase, Entry, Inst, Op, Operand, Reg, Stmt, Storage, Target, Ty};
 
 use crate::allocate::compact;
+use crate::chain::link;
 use crate::code::{Code, EvalOp, File, Kind, NOWHERE, Place, Slot};
 use crate::decode_pure::{Plan, plan};
 use crate::error::Error;
-use crate::full::{self, Full};
+use crate::full;
 use crate::fuse::fuse;
 use crate::reconverge::post_dominators;
 
@@ -379,15 +380,13 @@ impl<'a> Decoder<'a> {
         code.w_consts = self.w_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
         code.q_consts = self.q_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
         code.p_consts = self.p_consts.into_iter().map(|(value, reg)| (reg, value)).collect();
+        link(&mut code);
         fuse(&mut code);
         compact(&mut code);
         code.w_regs += code.w_consts.len();
         code.q_regs += code.q_consts.len();
         code.p_regs += code.p_consts.len();
-        let chosen: Vec<Full> = code.slots.iter().map(|slot| full::choose(&code, slot)).collect();
-        for (slot, full) in code.slots.iter_mut().zip(chosen) {
-            slot.full = full;
-        }
+        full::choose_all(&mut code);
         code
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use ptx::sem;
 
-use crate::affine;
+use crate::affine::{self, Grid};
 use crate::code::{Access, File};
 use crate::lanes::{ALL, LANES, each, map1, map2, mask_of, write};
 use crate::memory::{Globals, Region, Space};
@@ -171,7 +171,8 @@ impl Warp {
     /// `ld.global`.
     pub fn load_global(&mut self, op: &Access, mask: u32, cx: &Context<'_>) -> Result<(), Box<Fault>> {
         let base = &self.q[usize::from(op.base)];
-        if mask == ALL && affine::load_global(cx.globals, op, base, &mut self.w) {
+        let grid = if mask == ALL && affine::known(op) { Grid::of_q(base) } else { None };
+        if grid.is_some_and(|grid| affine::load_global(cx.globals, op, grid, &mut self.w)) {
             // Done.
         } else if let Some((region, offsets)) = one_region(cx.globals, base, op, mask) {
             check_init(region, op.bytes(), &offsets, mask)?;
@@ -198,7 +199,9 @@ impl Warp {
     /// `ld.shared`.
     pub fn load_shared(&mut self, op: &Access, mask: u32, cx: &Context<'_>) -> Result<(), Box<Fault>> {
         self.polls += u32::from(op.strong);
-        if mask == ALL && affine::load_shared(cx.shared, op, &mut self.w) {
+        let grid =
+            if mask == ALL && affine::known(op) { Grid::of_w(&self.w[usize::from(op.base)]) } else { None };
+        if grid.is_some_and(|grid| affine::load_shared(cx.shared, op, grid, &mut self.w)) {
             return Ok(());
         }
         let offsets = shared_offsets(&self.w[usize::from(op.base)], op.offset);

@@ -8,7 +8,7 @@ use crate::warp::{Context, Warp};
 
 /// A comparison of integers on every lane.
 #[inline(always)]
-fn compare_int<T: Copy + Ord>(compare: u32, a: &[T; LANES], b: &[T; LANES]) -> u32 {
+pub(crate) fn compare_int<T: Copy + Ord>(compare: u32, a: &[T; LANES], b: &[T; LANES]) -> u32 {
     const EQ: u32 = Compare::Eq as u32;
     const NE: u32 = Compare::Ne as u32;
     const LT: u32 = Compare::Lt as u32;

@@ -4,13 +4,15 @@
 //! A function that returns false has done nothing, and the slot goes the general way (`Warp::run`): for control flow, guards,
 //! strong accesses, and whatever is about to trap.
 
-use ptx::{Mod, Ty, sem};
+use ptx::{Special, sem};
 
-use crate::affine::{self, TEAM};
-use crate::code::{Code, File, Kind, ShflMode, Slot};
+use crate::affine::{self, Grid, TEAM};
+use crate::code::{Code, Compare, File, Kind, ShflMode, Slot};
 use crate::dots;
+use crate::exec_small::compare_int;
 use crate::lane_ops::with_lane_ops;
 use crate::lanes::{self, ALL, LANES, float, map1, map2, map3};
+use crate::repeat::{Look, looks};
 use crate::warp::{Context, Warp};
 
 /// Executes a slot for all 32 lanes; false, with nothing done, if that is not enough for it.
@@ -58,8 +60,32 @@ macro_rules! define {
 }
 with_lane_ops!(define);
 
-/// The function of a slot of `code`.
-pub(crate) fn choose(code: &Code, slot: &Slot) -> Full {
+/// Gives every slot of `code` its function.
+pub(crate) fn choose_all(code: &mut Code) {
+    let looks = looks(code);
+    let chosen: Vec<Full> =
+        code.slots.iter().zip(looks).map(|(slot, look)| choose(code, slot, look)).collect();
+    for (slot, full) in code.slots.iter_mut().zip(chosen) {
+        slot.full = full;
+        slot.writes = writes(slot);
+    }
+}
+
+/// What a slot writes whose function never declines and does nothing else.
+fn writes(slot: &Slot) -> Option<File> {
+    if slot.guard != 0 {
+        return None;
+    }
+    match slot.kind {
+        Kind::Fused | Kind::DotChain | Kind::Lop3 | Kind::SelW => Some(File::W),
+        Kind::SelQ => Some(File::Q),
+        Kind::SetpU | Kind::SetpS | Kind::SetpF | Kind::SetpUQ | Kind::SetpSQ => Some(File::P),
+        kind => lane_op(kind).map(|(_, file)| file),
+    }
+}
+
+/// The function of a slot of `code`; if it is a load, `look` says how it comes to know its addresses.
+fn choose(code: &Code, slot: &Slot, look: Look) -> Full {
     if slot.guard != 0 {
         return general;
     }
@@ -76,13 +102,17 @@ pub(crate) fn choose(code: &Code, slot: &Slot) -> Full {
     match slot.kind {
         Kind::Lop3 => lop3,
         Kind::SelW | Kind::SelQ => select,
-        Kind::SetpU | Kind::SetpS | Kind::SetpF | Kind::SetpUQ | Kind::SetpSQ => setp,
-        Kind::LdGlobal => load_global,
-        Kind::LdShared => load_shared,
+        Kind::SetpU | Kind::SetpS | Kind::SetpF | Kind::SetpUQ | Kind::SetpSQ => choose_setp(slot),
+        Kind::LdGlobal | Kind::LdShared => choose_load(code, slot, look),
         Kind::StGlobal => store_global,
         Kind::StShared => store_shared,
+        Kind::LdParamW | Kind::LdParamQ => parameter,
+        // What a clock tells is up to date only there.
+        Kind::Special if Special::ALL.get(slot.x as usize).is_none_or(|(of, _)| *of != Special::Clock) => {
+            special
+        }
         Kind::Nop => nothing,
-        Kind::Fused => slot.full,
+        Kind::Fused | Kind::DotChain => slot.full,
         _ => general,
     }
 }
@@ -93,6 +123,16 @@ pub(crate) fn general(_: &mut Warp, _: &Slot, _: &Context<'_>) -> bool {
 }
 
 fn nothing(_: &mut Warp, _: &Slot, _: &Context<'_>) -> bool {
+    true
+}
+
+fn parameter(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
+    warp.load_param(slot, ALL, cx);
+    true
+}
+
+fn special(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
+    warp.special(slot, ALL, cx);
     true
 }
 
@@ -111,18 +151,79 @@ fn setp(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
     true
 }
 
-fn load_global(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
-    let op = &cx.code.accesses[slot.x as usize];
-    if op.strong {
-        return false;
-    }
-    affine::load_global(cx.globals, op, &warp.q[usize::from(op.base)], &mut warp.w)
-        || warp.load_global(op, ALL, cx).is_ok()
+/// `setp` of unsigned integers, by one of the comparisons that loops and bounds are made of.
+fn setp_unsigned<const HOW: u32>(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let (a, b) = (&warp.w[usize::from(slot.a)], &warp.w[usize::from(slot.b)]);
+    warp.p[usize::from(slot.d)] = compare_int(HOW, a, b);
+    true
 }
 
+fn choose_setp(slot: &Slot) -> Full {
+    const EQ: u32 = Compare::Eq as u32;
+    const NE: u32 = Compare::Ne as u32;
+    const LT: u32 = Compare::Lt as u32;
+    const GE: u32 = Compare::Ge as u32;
+    match (slot.kind, slot.x) {
+        (Kind::SetpU, EQ) => setp_unsigned::<EQ>,
+        (Kind::SetpU, NE) => setp_unsigned::<NE>,
+        (Kind::SetpU, LT) => setp_unsigned::<LT>,
+        (Kind::SetpU, GE) => setp_unsigned::<GE>,
+        _ => setp,
+    }
+}
+
+/// A load that is none of the common ones, from global memory.
+fn load_global(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
+    let op = &cx.code.accesses[slot.x as usize];
+    !op.strong && warp.load_global(op, ALL, cx).is_ok()
+}
+
+/// The same from shared memory.
 fn load_shared(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
     let op = &cx.code.accesses[slot.x as usize];
-    !op.strong && (affine::load_shared(cx.shared, op, &mut warp.w) || warp.load_shared(op, ALL, cx).is_ok())
+    !op.strong && warp.load_shared(op, ALL, cx).is_ok()
+}
+
+/// `ld.global` of a form that [`affine::known`] knows; with `AGAIN`, an earlier load has looked at the addresses.
+fn load_global_by_grid<const AGAIN: bool>(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
+    let op = &cx.code.accesses[slot.x as usize];
+    let grid = if AGAIN {
+        warp.grids.last(File::Q, op.base)
+    } else {
+        let grid = Grid::of_q(&warp.q[usize::from(op.base)]);
+        warp.grids.keep(File::Q, op.base, grid);
+        grid
+    };
+    let done = grid.is_some_and(|grid| affine::load_global(cx.globals, op, grid, &mut warp.w));
+    done || warp.load_global(op, ALL, cx).is_ok()
+}
+
+/// `ld.shared` likewise.
+fn load_shared_by_grid<const AGAIN: bool>(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
+    let op = &cx.code.accesses[slot.x as usize];
+    let grid = if AGAIN {
+        warp.grids.last(File::W, op.base)
+    } else {
+        let grid = Grid::of_w(&warp.w[usize::from(op.base)]);
+        warp.grids.keep(File::W, op.base, grid);
+        grid
+    };
+    let done = grid.is_some_and(|grid| affine::load_shared(cx.shared, op, grid, &mut warp.w));
+    done || warp.load_shared(op, ALL, cx).is_ok()
+}
+
+/// The function of a load, of which it is known whether an earlier one has looked at its addresses.
+fn choose_load(code: &Code, slot: &Slot, look: Look) -> Full {
+    let op = &code.accesses[slot.x as usize];
+    let by_grid = affine::known(op) && !op.strong;
+    match (slot.kind, by_grid, look) {
+        (Kind::LdGlobal, true, Look::Itself) => load_global_by_grid::<false>,
+        (Kind::LdGlobal, true, Look::Before) => load_global_by_grid::<true>,
+        (Kind::LdGlobal, false, _) => load_global,
+        (_, true, Look::Itself) => load_shared_by_grid::<false>,
+        (_, true, Look::Before) => load_shared_by_grid::<true>,
+        (_, false, _) => load_shared,
+    }
 }
 
 fn store_global(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {

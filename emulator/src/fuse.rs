@@ -5,11 +5,11 @@
 
 use ptx::sem;
 
-use crate::code::{Code, File, Kind, Slot};
+use crate::code::{Code, Kind, Slot};
 use crate::dots;
 use crate::full::Full;
 use crate::lanes::{LANES, float, map2, map3};
-use crate::operands::{Use, visit};
+use crate::uses::{Uses, line_starts, remove};
 use crate::warp::{Context, Warp};
 
 /// How far back a slot looks for the one that makes its operand.
@@ -172,7 +172,7 @@ pub(crate) fn set_sources(slot: &mut Slot, regs: [u16; 5]) {
 /// Fuses what can be, and takes out the slots that are no longer needed. Branches go by slots already.
 pub(crate) fn fuse(code: &mut Code) {
     let uses = Uses::of(code);
-    let starts = starts(code);
+    let starts = line_starts(code);
     let mut gone = vec![false; code.slots.len()];
     for at in 0..code.slots.len() {
         if let Some((first, fused)) = partner(code, &uses, &starts, &gone, at) {
@@ -183,92 +183,6 @@ pub(crate) fn fuse(code: &mut Code) {
         }
     }
     remove(code, &gone);
-}
-
-/// How often each `W` register is read and written, and by which slots it is written.
-struct Uses {
-    reads: Vec<u32>,
-    writers: Vec<Vec<usize>>,
-    /// The bits that a register can have, where a mask says so.
-    bits: Vec<Option<u32>>,
-}
-
-impl Uses {
-    fn of(code: &mut Code) -> Uses {
-        let mut uses = Uses { reads: Vec::new(), writers: Vec::new(), bits: Vec::new() };
-        for at in 0..code.slots.len() {
-            visit(code, at, &mut |file: File, index: &mut u16, how: Use| {
-                if file != File::W {
-                    return;
-                }
-                let index = usize::from(*index);
-                if index >= uses.reads.len() {
-                    uses.reads.resize(index + 1, 0);
-                    uses.writers.resize(index + 1, Vec::new());
-                    uses.bits.resize(index + 1, None);
-                }
-                match how {
-                    Use::Read => uses.reads[index] += 1,
-                    Use::Write => uses.writers[index].push(at),
-                }
-            });
-        }
-        for (reg, value) in &code.w_consts {
-            if let Some(bits) = uses.bits.get_mut(usize::from(*reg)) {
-                *bits = Some(*value);
-            }
-        }
-        for slot in code.slots.iter().filter(|slot| slot.guard == 0) {
-            let d = usize::from(slot.d);
-            let masked = uses.masked(code, slot.a, slot.b);
-            let bits = match slot.kind {
-                Kind::AndW => masked,
-                Kind::AndOrW => uses.bits[usize::from(slot.c)].zip(masked).map(|(or, bits)| or | bits),
-                _ => None,
-            };
-            if bits.is_some() && uses.writers[d].len() == 1 {
-                uses.bits[d] = bits;
-            }
-        }
-        uses
-    }
-
-    /// The bits that a conjunction can have, if one of the two is a constant.
-    fn masked(&self, code: &Code, a: u16, b: u16) -> Option<u32> {
-        let constant = |reg: u16| code.w_consts.iter().find(|(at, _)| *at == reg).map(|(_, value)| *value);
-        constant(a).or_else(|| constant(b))
-    }
-
-    /// Whether a slot in `from..to` writes a register.
-    fn written(&self, reg: u16, from: usize, to: usize) -> bool {
-        let writers = self.writers.get(usize::from(reg)).map_or(&[][..], Vec::as_slice);
-        writers.iter().any(|writer| (from..to).contains(writer))
-    }
-}
-
-/// The first slot of the straight line that each slot is in.
-fn starts(code: &Code) -> Vec<usize> {
-    let branches = |kind| matches!(kind, Kind::Bra | Kind::BraIf | Kind::BraIfUni);
-    let ends = |kind| branches(kind) || matches!(kind, Kind::Ret | Kind::Trap | Kind::Join);
-    let mut first = vec![false; code.slots.len() + 1];
-    for (at, slot) in code.slots.iter().enumerate() {
-        if ends(slot.kind) {
-            first[at + 1] = true;
-        }
-        if branches(slot.kind)
-            && let Some(first) = first.get_mut(slot.x as usize)
-        {
-            *first = true;
-        }
-    }
-    let mut start = 0;
-    let of = |(at, first): (usize, &bool)| {
-        if *first {
-            start = at;
-        }
-        start
-    };
-    first.iter().enumerate().map(of).collect()
 }
 
 /// The slot that `at` can be fused with, and both as one.
@@ -309,39 +223,10 @@ fn partner(code: &Code, uses: &Uses, starts: &[usize], gone: &[bool], at: usize)
     })
 }
 
-/// Takes slots out; branches then go by the new numbers.
-fn remove(code: &mut Code, gone: &[bool]) {
-    let mut new = Vec::with_capacity(gone.len() + 1);
-    let mut count = 0;
-    for gone in gone {
-        new.push(count);
-        count += u32::from(!gone);
-    }
-    new.push(count);
-    let moved = |at: u32| new.get(at as usize).copied().unwrap_or(at);
-    for slot in &mut code.slots {
-        if matches!(slot.kind, Kind::Bra | Kind::BraIf | Kind::BraIfUni) {
-            slot.x = moved(slot.x);
-            let meet = moved(u32::from(slot.a) | u32::from(slot.b) << 16);
-            (slot.a, slot.b) = (meet as u16, (meet >> 16) as u16);
-        }
-    }
-    let mut kept = gone.iter();
-    code.slots.retain(|_| kept.next() == Some(&false));
-    let mut kept = gone.iter();
-    code.origin.retain(|_| kept.next() == Some(&false));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::full;
-    use crate::lanes::LANES;
-    use crate::memory::Globals;
-    use crate::shared::Shared;
-    use crate::warp::Patience;
-
-    const D: u16 = 7;
+    use crate::trial::{D, code, run};
 
     /// The two slots of a pair, their sources in registers 0 to 4, and what they leave in register 7.
     fn pair_of(pair: &Pair) -> Code {
@@ -355,46 +240,6 @@ mod tests {
         let [a, b, c] = others;
         let then = Slot { d: D, a, b, c, ..Slot::new(pair.then) };
         code(vec![first, then, Slot::new(Kind::Ret)])
-    }
-
-    fn code(slots: Vec<Slot>) -> Code {
-        let origin = vec![0; slots.len()];
-        let mut code = Code { slots, origin, w_regs: 8, q_regs: 1, ..Code::default() };
-        let chosen: Vec<Full> = code.slots.iter().map(|slot| full::choose(&code, slot)).collect();
-        for (slot, full) in code.slots.iter_mut().zip(chosen) {
-            slot.full = full;
-        }
-        code
-    }
-
-    /// Runs on registers filled from `seed`, a third of them small numbers, by the first `lanes` lanes.
-    fn run(code: &Code, seed: u32, lanes: u32) -> [u32; LANES] {
-        let mut warp = Warp::new(code, 0, [lanes, 1, 1]);
-        let mut random = seed;
-        for reg in 0..8 {
-            if code.w_consts.iter().any(|(constant, _)| usize::from(*constant) == reg) {
-                continue;
-            }
-            for lane in 0..LANES {
-                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let value = random >> 7 ^ random << 11;
-                warp.w[reg][lane] = if value.is_multiple_of(3) { value >> 27 } else { value };
-            }
-        }
-        let (globals, shared) = (Globals::default(), Shared::unchecked(0));
-        let cx = Context {
-            code,
-            globals: &globals,
-            shared: &shared,
-            args: &[],
-            cta: [0; 3],
-            grid: [1; 3],
-            block: [lanes, 1, 1],
-            epoch: 0,
-            patience: Patience::Yield,
-        };
-        warp.run(&cx, 100).unwrap();
-        warp.w[usize::from(D)]
     }
 
     #[test]

@@ -41,14 +41,14 @@ macro_rules! with_lane_ops {
             Dp4aSU(a: W, b: W, c: W) -> W { sem::dp4a_s32_u32(a, b, c) }
             Dp4aUS(a: W, b: W, c: W) -> W { sem::dp4a_u32_s32(a, b, c) }
             Dp4aUU(a: W, b: W, c: W) -> W { sem::dp4a_u32_u32(a, b, c) }
-            Dp2aLoSS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::S32, Ty::S32, [a, b, c]) }
-            Dp2aLoSU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::S32, Ty::U32, [a, b, c]) }
-            Dp2aLoUS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::U32, Ty::S32, [a, b, c]) }
-            Dp2aLoUU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Lo, Ty::U32, Ty::U32, [a, b, c]) }
-            Dp2aHiSS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::S32, Ty::S32, [a, b, c]) }
-            Dp2aHiSU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::S32, Ty::U32, [a, b, c]) }
-            Dp2aHiUS(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::U32, Ty::S32, [a, b, c]) }
-            Dp2aHiUU(a: W, b: W, c: W) -> W { sem::dp2a(Mod::Hi, Ty::U32, Ty::U32, [a, b, c]) }
+            Dp2aLoSS(a: W, b: W, c: W) -> W { lanes::dp2a::<false, true, true>(a, b, c) }
+            Dp2aLoSU(a: W, b: W, c: W) -> W { lanes::dp2a::<false, true, false>(a, b, c) }
+            Dp2aLoUS(a: W, b: W, c: W) -> W { lanes::dp2a::<false, false, true>(a, b, c) }
+            Dp2aLoUU(a: W, b: W, c: W) -> W { lanes::dp2a::<false, false, false>(a, b, c) }
+            Dp2aHiSS(a: W, b: W, c: W) -> W { lanes::dp2a::<true, true, true>(a, b, c) }
+            Dp2aHiSU(a: W, b: W, c: W) -> W { lanes::dp2a::<true, true, false>(a, b, c) }
+            Dp2aHiUS(a: W, b: W, c: W) -> W { lanes::dp2a::<true, false, true>(a, b, c) }
+            Dp2aHiUU(a: W, b: W, c: W) -> W { lanes::dp2a::<true, false, false>(a, b, c) }
             DivU(a: W, b: W) -> W { lanes::div_u32(a, b) }
             RemU(a: W, b: W) -> W { lanes::rem_u32(a, b) }
             DivS(a: W, b: W) -> W { lanes::div_s32(a, b) }

@@ -5,6 +5,9 @@ pub(crate) const LANES: usize = 32;
 /// The mask of a warp whose lanes all execute.
 pub(crate) const ALL: u32 = u32::MAX;
 
+/// Lanes of a whole vector of 512 bits.
+pub(crate) const WHOLE: usize = 16;
+
 /// One operation on every lane.
 #[inline(always)]
 pub(crate) fn map1<A: Copy, D: Copy + Default>(a: &[A; LANES], f: impl Fn(A) -> D) -> [D; LANES] {
@@ -29,7 +32,8 @@ pub(crate) fn map2<A: Copy, B: Copy, D: Copy + Default>(
     out
 }
 
-/// One operation of three sources on every lane.
+/// One operation of three sources on every lane. A loop over as many lanes as a vector has is unrolled and becomes one; the long loop
+/// would become vectors of half that width, which are slow beside whole ones: those close one of three ports.
 #[inline(always)]
 pub(crate) fn map3<A: Copy, B: Copy, C: Copy, D: Copy + Default>(
     a: &[A; LANES],
@@ -38,8 +42,11 @@ pub(crate) fn map3<A: Copy, B: Copy, C: Copy, D: Copy + Default>(
     f: impl Fn(A, B, C) -> D,
 ) -> [D; LANES] {
     let mut out = [D::default(); LANES];
-    for i in 0..LANES {
-        out[i] = f(a[i], b[i], c[i]);
+    let (a, b, c) = (a.as_chunks::<WHOLE>().0, b.as_chunks::<WHOLE>().0, c.as_chunks::<WHOLE>().0);
+    for (((out, a), b), c) in out.as_chunks_mut::<WHOLE>().0.iter_mut().zip(a).zip(b).zip(c) {
+        for i in 0..WHOLE {
+            out[i] = f(a[i], b[i], c[i]);
+        }
     }
     out
 }
@@ -54,6 +61,31 @@ pub(crate) fn write<D: Copy>(to: &mut [D; LANES], out: [D; LANES], mask: u32) {
             to[i] = if mask >> i & 1 == 1 { out[i] } else { to[i] };
         }
     }
+}
+
+/// All ones on the lanes of a mask. Lanes as bits of vectors, not as conditions: those become 32 branches.
+#[inline(always)]
+fn spread(mask: u32) -> [u32; LANES] {
+    let mut out = [0; LANES];
+    for (i, lane) in out.iter_mut().enumerate() {
+        *lane = 0u32.wrapping_sub(mask >> i & 1);
+    }
+    out
+}
+
+/// Gives the lanes that are not in `mask` back what they had.
+#[inline(always)]
+pub(crate) fn restore(to: &mut [u32; LANES], old: &[u32; LANES], mask: u32) {
+    let new = map3(to, old, &spread(mask), |new, old, keep| new & keep | old & !keep);
+    *to = new;
+}
+
+/// [`restore`] of 64-bit registers.
+#[inline(always)]
+pub(crate) fn restore_wide(to: &mut [u64; LANES], old: &[u64; LANES], mask: u32) {
+    let wide = |keep: u32| i64::from(keep as i32) as u64;
+    let new = map3(to, old, &spread(mask), |new, old, keep| new & wide(keep) | old & !wide(keep));
+    *to = new;
 }
 
 /// A lane mask from a predicate on lane indices.
@@ -91,6 +123,24 @@ pub(crate) fn lop3(lut: u32, a: u32, b: u32, c: u32) -> u32 {
     let low = pick(b, pick(c, row(3), row(2)), pick(c, row(1), row(0)));
     let high = pick(b, pick(c, row(7), row(6)), pick(c, row(5), row(4)));
     pick(a, high, low)
+}
+
+/// `dp2a` of the upper or lower two bytes of `b`; whether halves of `a` and bytes of `b` are signed.
+#[inline(always)]
+pub(crate) fn dp2a<const UPPER: bool, const A_SIGNED: bool, const B_SIGNED: bool>(
+    a: u32,
+    b: u32,
+    c: u32,
+) -> u32 {
+    let half = |i: u32| {
+        let high = a << (16 - 16 * i);
+        if A_SIGNED { ((high as i32) >> 16) as u32 } else { high >> 16 }
+    };
+    let byte = |i: u32| {
+        let high = b << (if UPPER { 8 } else { 24 } - 8 * i);
+        if B_SIGNED { ((high as i32) >> 24) as u32 } else { high >> 24 }
+    };
+    c.wrapping_add(half(0).wrapping_mul(byte(0))).wrapping_add(half(1).wrapping_mul(byte(1)))
 }
 
 /// `div.u32` as vector code: there is no vector instruction that divides integers. Exact: a quotient of 32-bit integers

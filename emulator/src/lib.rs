@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A warp executes one slot for its 32 lanes at once, as vector code: a straight line is a row of calls, one small function a
-//! slot (`full`). The decoder fuses pairs of slots (`fuse`) and lets registers share rows (`allocate`). CTAs spread over host threads. Lanes that
+//! slot (`full`). The decoder fuses pairs of slots (`fuse`) and chains of dot products (`chain`) and lets registers share rows (`allocate`). CTAs spread over host threads. Lanes that
 //! diverge meet again at the immediate post-dominator of their branch. Scheduling differs from a GPU's in one way that
 //! a kernel can observe: a path that waits for another path of the same warp never sees it advance.
 //!
@@ -19,6 +19,7 @@
 
 mod affine;
 mod allocate;
+mod chain;
 mod code;
 mod cta;
 mod decode;
@@ -46,9 +47,13 @@ mod poll;
 mod pool;
 mod race;
 mod reconverge;
+mod repeat;
 mod rows;
 mod shared;
 mod trap;
+#[cfg(test)]
+mod trial;
+mod uses;
 mod warp;
 
 pub use error::Error;

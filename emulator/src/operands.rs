@@ -104,6 +104,7 @@ pub(crate) fn visit(code: &mut Code, at: usize, see: &mut impl Visitor) {
         | Kind::Shfl
         | Kind::MmaInt8
         | Kind::MmaHalf
+        | Kind::DotChain
         | Kind::CopyBulk => tables(code, &mut slot, x, see),
         Kind::BarSync | Kind::FenceAsync | Kind::Fence | Kind::Nop | Kind::Bra | Kind::BraIf => {}
         Kind::BraIfUni | Kind::Join | Kind::Ret | Kind::Trap => {}
@@ -166,6 +167,14 @@ fn tables(code: &mut Code, slot: &mut Slot, x: usize, see: &mut impl Visitor) {
             for reg in &mut op.d {
                 see.register(W, reg, Write);
             }
+        }
+        Kind::DotChain => {
+            let chain = &mut code.chains[x];
+            for reg in chain.words.iter_mut().chain(&mut chain.vectors) {
+                see.register(W, reg, Read);
+            }
+            see.register(W, &mut chain.add, Read);
+            see.register(W, &mut slot.d, Write);
         }
         _ => {
             let op = &mut code.copies[x];

@@ -19,12 +19,6 @@ impl<T: Copy + Default> Rows<T> {
         Rows(vec![Row([T::default(); LANES]); count])
     }
 
-    /// A register, if there is one of that index.
-    #[inline(always)]
-    pub fn get(&self, index: usize) -> Option<&[T; LANES]> {
-        self.0.get(index).map(|row| &row.0)
-    }
-
     /// The same, to be written.
     #[inline(always)]
     pub fn get_mut(&mut self, index: usize) -> Option<&mut [T; LANES]> {

@@ -7,10 +7,11 @@ use ptx::sem;
 
 use crate::code::{Code, File, Kind, NOWHERE, Place, Slot};
 use crate::full::{self, Full};
-use crate::lanes::{self, ALL, LANES, each, map3, write};
+use crate::lanes::{self, ALL, LANES, each, map3, restore, restore_wide, write};
 use crate::memory::Globals;
 use crate::poll::Polls;
 use crate::race::When;
+use crate::repeat::Grids;
 use crate::rows::Rows;
 use crate::shared::Shared;
 use crate::trap::{Fault, TrapKind};
@@ -74,6 +75,8 @@ pub(crate) struct Warp {
     pub w: Rows<u32>,
     pub q: Rows<u64>,
     pub p: Vec<u32>,
+    /// What loads found out about the addresses in `q` and `w`.
+    pub grids: Grids,
     /// Index in the CTA.
     pub index: u32,
     /// Thread index of each lane: x, y, z.
@@ -134,6 +137,7 @@ impl Warp {
             w,
             q,
             p,
+            grids: Grids::new(code.q_regs, code.w_regs),
             index,
             tid,
             lanes,
@@ -257,6 +261,14 @@ impl Warp {
                     pc += 1;
                 }
                 steps += (pc - first) as u64;
+            } else {
+                while let Some(slot) = slots.get(pc)
+                    && let Some(file) = slot.writes
+                {
+                    self.some_lanes(slot, self.mask, cx, (slot.full, file));
+                    pc += 1;
+                    steps += 1;
+                }
             }
             let Some(slot) = slots.get(pc) else {
                 settle!();
@@ -286,7 +298,8 @@ impl Warp {
                 }
                 kind => {
                     settle!();
-                    let fused = (kind == Kind::Fused).then_some((slot.full, File::W));
+                    let several = matches!(kind, Kind::Fused | Kind::DotChain);
+                    let fused = several.then_some((slot.full, File::W));
                     if let Some((op, to)) = fused.or_else(|| full::lane_op(kind)) {
                         self.some_lanes(slot, mask, cx, (op, to));
                         continue;
@@ -304,19 +317,26 @@ impl Warp {
         }
     }
 
-    /// A lane operation of the lanes of `mask`: of all, and then the others get back what they had.
+    /// A slot that writes one register, for the lanes of `mask`: for all, and then the others get back what they had.
+    #[inline(never)]
     fn some_lanes(&mut self, slot: &Slot, mask: u32, cx: &Context<'_>, (op, to): (Full, File)) {
         let d = usize::from(slot.d);
-        if to == File::Q {
-            let mut out = self.q[d];
-            op(self, slot, cx);
-            write(&mut out, self.q[d], mask);
-            self.q[d] = out;
-        } else {
-            let mut out = self.w[d];
-            op(self, slot, cx);
-            write(&mut out, self.w[d], mask);
-            self.w[d] = out;
+        match to {
+            File::W => {
+                let old = self.w[d];
+                op(self, slot, cx);
+                restore(&mut self.w[d], &old, mask);
+            }
+            File::Q => {
+                let old = self.q[d];
+                op(self, slot, cx);
+                restore_wide(&mut self.q[d], &old, mask);
+            }
+            File::P => {
+                let old = self.p[d];
+                op(self, slot, cx);
+                self.p[d] = self.p[d] & mask | old & !mask;
+            }
         }
     }
 
