@@ -123,6 +123,7 @@ impl Generate {
         prepared.check_prompt(prompt.len())?;
         let model = prepared.load(&opened.queue)?;
         let load = start.elapsed();
+        note(&load_summary(load, &model));
         if let Some(n_tokens) = self.parity {
             self.check_parity(&model, &prepared, (&prompt, n_tokens))?;
         }
@@ -151,7 +152,7 @@ impl Generate {
             })?;
         }
         out.finish()?;
-        note(&format!("{}; {}", load_summary(load, &model), produced.summary(asked)));
+        note(&produced.summary(asked));
         Ok(())
     }
 
