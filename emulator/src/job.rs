@@ -163,11 +163,18 @@ impl Job {
         lock(&self.line).exhausted(self.total)
     }
 
-    /// Waits until no thread runs a CTA of this launch any more.
-    pub fn wait(&self) {
-        let mut line = lock(&self.line);
-        while line.running > 0 {
-            line = self.sleep(line);
+    /// Works until all CTAs have ended, or none shall run any more. A CTA that another thread runs may come to wait in line after
+    /// everything else has ended, so that there is work again.
+    pub fn finish(&self) {
+        loop {
+            self.work();
+            let mut line = lock(&self.line);
+            while line.running > 0 {
+                line = self.sleep(line);
+            }
+            if line.exhausted(self.total) {
+                return;
+            }
         }
     }
 

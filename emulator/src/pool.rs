@@ -47,8 +47,7 @@ impl Pool {
             lock(&self.board.state).jobs.push_back(Arc::clone(job));
             self.board.wake.notify_all();
         }
-        job.work();
-        job.wait();
+        job.finish();
     }
 }
 
