@@ -4,13 +4,15 @@
 
 mod kernel_trial;
 
-use emulator::{Machine, Outcome};
+use emulator::{Checks, Config, Limits, Machine, Outcome, TrapKind};
 use kernel_trial::{check, machine};
 use monomorph_codegen::kernels::attention::{Attend, AttendMerge, AttendSplit, AttendStep};
 use monomorph_codegen::kernels::qk_norm::QkNorm;
 use monomorph_codegen::kernels::rope::RopeAppend;
 use monomorph_codegen::kernels::{Exact, Operation, Rows, Trial};
 use plan::{KvType, RopeKind};
+
+const SM_90: ptx::Target = ptx::Target { sm: 90, arch_specific: false };
 
 /// Query heads, key heads, elements.
 type Heads = (u32, u32, u32);
@@ -64,8 +66,7 @@ fn a_step_attends_appends_and_cleans_up() {
 
 fn launch(machine: &Machine, operation: &dyn Operation, params: &[u64]) {
     let kernel = operation.build().unwrap();
-    let target = ptx::Target { sm: 90, arch_specific: false };
-    let module = monomorph_codegen::lower::lower(&kernel, target, "k").unwrap();
+    let module = monomorph_codegen::lower::lower(&kernel, SM_90, "k").unwrap();
     let program = machine.load(&ptx::verify::verify(module).unwrap()).unwrap();
     let outcome = machine.launch(&program, "k", kernel.grid, kernel.block, params).unwrap();
     assert!(matches!(outcome, Outcome::Done(_)), "{} {outcome:?}", operation.name());
@@ -80,8 +81,8 @@ fn after(machine: &Machine, trial: &Trial, launches: impl Fn(&[u64])) -> Vec<Vec
     }
     launches(&addresses);
     let n_inputs = trial.args.iter().position(|arg| !arg.links.is_empty()).unwrap() + 1;
-    // Partial results and counters are nobody's business.
-    let told = addresses.iter().zip(&trial.args).skip(n_inputs + 3);
+    // What is handed over within a launch is nobody's business.
+    let told = addresses.iter().zip(&trial.args).skip(n_inputs + 1);
     told.map(|(address, arg)| {
         let mut bytes = vec![0; arg.before.len()];
         machine.read(*address, &mut bytes).unwrap();
@@ -94,7 +95,9 @@ fn after(machine: &Machine, trial: &Trial, launches: impl Fn(&[u64])) -> Vec<Vec
 fn separately(machine: &Machine, s: &AttendStep, at: &[u64]) {
     let (attend, n_extra) = (&s.attend, if s.bias { 3 } else { 2 * usize::from(s.norm_eps.is_some()) });
     let (control, table, extra) = (at[0], at[1], &at[2..2 + n_extra]);
-    let [qkv, kv, partial, stats, _, ref out @ ..] = at[2 + n_extra..] else { panic!("{at:?}") };
+    let [qkv, kv, _, ref out @ ..] = at[2 + n_extra..] else { panic!("{at:?}") };
+    let [partial, stats] =
+        [attend.partial_bytes(), attend.stats_bytes()].map(|bytes| machine.alloc(bytes).unwrap());
     let Attend { n_heads, n_kv_heads, head_dim, kv: kv_type, rows, .. } = *attend;
     if let Some(eps) = s.norm_eps {
         let norm = QkNorm { n_heads, n_kv_heads, head_dim, eps, rows: rows.count };
@@ -134,6 +137,42 @@ fn a_step_has_the_bits_of_its_parts() {
             assert!(at_once.len() > 2 && at_once == parts, "{} seed {seed}", operation.constants());
         }
     }
+}
+
+/// How a trial's launch ends on a device with `resident` places that tells it of `waiting`.
+fn outcome(step: &AttendStep, seed: u64, (resident, waiting): (u64, u32)) -> Outcome {
+    let limits = Limits { resident_ctas: resident, ..Limits::default() };
+    let machine = Machine::with_limits(Config { threads: 2, checks: Checks::Full }, limits);
+    let mut trial = step.trial(seed);
+    let word = 4 * plan::WAITING_CTAS as usize;
+    trial.args[0].before[word..word + 4].copy_from_slice(&waiting.to_le_bytes());
+    let kernel = step.build().unwrap();
+    let module = monomorph_codegen::lower::lower(&kernel, SM_90, "k").unwrap();
+    let program = machine.load(&ptx::verify::verify(module).unwrap()).unwrap();
+    let at: Vec<u64> = trial.args.iter().map(|arg| machine.alloc(arg.before.len() as u64).unwrap()).collect();
+    for (arg, address) in trial.args.iter().zip(&at) {
+        machine.write(*address, &arg.linked(&at)).unwrap();
+    }
+    machine.launch(&program, "k", kernel.grid, kernel.block, &at[..trial.n_params()]).unwrap()
+}
+
+#[test]
+fn as_many_ctas_wait_as_are_told_to_have_a_place() {
+    let mut many = step((7, 1, 64), KvType::F16);
+    many.attend.n_splits = 29;
+    let mut deadlocks = 0;
+    for seed in 0..12 {
+        for told in [(1, 0), (1, 1), (3, 3), (14, 14), (132, 132)] {
+            let outcome = outcome(&many, seed, told);
+            assert!(matches!(outcome, Outcome::Done(_)), "{told:?} seed {seed}: {outcome:?}");
+        }
+        // What it is told matters: more than there is place for never end.
+        if let Outcome::Trap(trap) = outcome(&many, seed, (3, 132)) {
+            assert!(matches!(trap.kind, TrapKind::GridDeadlock { .. }), "{trap:?}");
+            deadlocks += 1;
+        }
+    }
+    assert!(deadlocks > 0);
 }
 
 #[test]

@@ -156,6 +156,11 @@ impl Machine {
         Machine { config, limits, globals: RwLock::default(), pool: Pool::new(threads - 1) }
     }
 
+    /// The bounds that it was made with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     fn globals(&self) -> RwLockReadGuard<'_, Arc<Globals>> {
         self.globals.read().unwrap_or_else(PoisonError::into_inner)
     }

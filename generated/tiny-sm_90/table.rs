@@ -119,11 +119,7 @@ pub struct AttendStepArgs {
     /// Device pointer, read, settled before the step.
     pub kv: plan::DevicePtr<u64>,
     /// Device pointer, read and written.
-    pub partial: plan::DevicePtr<f32>,
-    /// Device pointer, read and written.
-    pub stats: plan::DevicePtr<f32>,
-    /// Device pointer, read and written.
-    pub arrived: plan::DevicePtr<u32>,
+    pub handover: plan::DevicePtr<u32>,
     /// Device pointer, written.
     pub quants: plan::DevicePtr<u32>,
     /// Device pointer, written.
@@ -132,8 +128,8 @@ pub struct AttendStepArgs {
 
 impl AttendStepArgs {
     /// The addresses in the order of the kernel's parameters.
-    pub const fn addresses(&self) -> [u64; 9] {
-        [self.control.address(), self.table.address(), self.qkv.address(), self.kv.address(), self.partial.address(), self.stats.address(), self.arrived.address(), self.quants.address(), self.meta.address()]
+    pub const fn addresses(&self) -> [u64; 7] {
+        [self.control.address(), self.table.address(), self.qkv.address(), self.kv.address(), self.handover.address(), self.quants.address(), self.meta.address()]
     }
 }
 
@@ -607,7 +603,7 @@ pub static TABLE: plan::Table = plan::Table {
         plan::KernelDesc { entry: Cow::Borrowed("repack_q4k_c8617cf0"), name: Cow::Borrowed("repack_q4k"), constants: Cow::Borrowed("Matrix { qtype: Q4K, rows: 256, cols: 1024 }"), ptx: Cow::Borrowed(include_str!("repack_q4k_c8617cf0.ptx")), grid: [32, 1, 1], block: [256, 1, 1], shared_bytes: 0, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("raw"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("packed"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 294912, macs: 0 },
         plan::KernelDesc { entry: Cow::Borrowed("embed_q6k_199930fd"), name: Cow::Borrowed("embed_q6k"), constants: Cow::Borrowed("Embed { matrix: Matrix { qtype: Q6K, rows: 4096, cols: 256 }, scale: 1.0, rows: 1 }"), ptx: Cow::Borrowed(include_str!("embed_q6k_199930fd.ptx")), grid: [2, 1, 1], block: [128, 1, 1], shared_bytes: 0, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("x"), elem: Cow::Borrowed("f32"), access: plan::Access::Write }]), bytes: 1238, macs: 256 },
         plan::KernelDesc { entry: Cow::Borrowed("norm_gemv_qkv_56c6fa19"), name: Cow::Borrowed("norm_gemv_qkv"), constants: Cow::Borrowed("[Matrix { qtype: Q4K, rows: 256, cols: 256 }, Matrix { qtype: Q4K, rows: 128, cols: 256 }, Matrix { qtype: Q6K, rows: 128, cols: 256 }] Split { k_split: 1, tiles_per_cta: 16, unroll: 4 } Norm { dim: 256, eps: 1e-5, rows: 1 }"), ptx: Cow::Borrowed(include_str!("norm_gemv_qkv_56c6fa19.ptx")), grid: [8, 1, 1], block: [512, 1, 1], shared_bytes: 360, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("x"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("weight"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("wq"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("wk"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("wv"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 86272, macs: 131072 },
-        plan::KernelDesc { entry: Cow::Borrowed("attend_step_6f1caa95"), name: Cow::Borrowed("attend_step"), constants: Cow::Borrowed("AttendStep { attend: Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 66, window: None, kv: F16, rows: Rows { count: 1, seq_stride: 0 } }, kind: Norm, bias: false, norm_eps: None, score_scale: 0.125 }"), ptx: Cow::Borrowed(include_str!("attend_step_6f1caa95.ptx")), grid: [2, 66, 1], block: [256, 1, 1], shared_bytes: 13400, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Settled }, plan::ParamDesc { name: Cow::Borrowed("table"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("kv"), elem: Cow::Borrowed("u64"), access: plan::Access::Settled }, plan::ParamDesc { name: Cow::Borrowed("partial"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }, plan::ParamDesc { name: Cow::Borrowed("stats"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }, plan::ParamDesc { name: Cow::Borrowed("arrived"), elem: Cow::Borrowed("u32"), access: plan::Access::ReadWrite }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 512, macs: 512 },
+        plan::KernelDesc { entry: Cow::Borrowed("attend_step_6f1caa95"), name: Cow::Borrowed("attend_step"), constants: Cow::Borrowed("AttendStep { attend: Attend { n_heads: 4, n_kv_heads: 2, head_dim: 64, n_splits: 66, window: None, kv: F16, rows: Rows { count: 1, seq_stride: 0 } }, kind: Norm, bias: false, norm_eps: None, score_scale: 0.125 }"), ptx: Cow::Borrowed(include_str!("attend_step_6f1caa95.ptx")), grid: [2, 66, 1], block: [256, 1, 1], shared_bytes: 12608, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("control"), elem: Cow::Borrowed("u32"), access: plan::Access::Settled }, plan::ParamDesc { name: Cow::Borrowed("table"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("qkv"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("kv"), elem: Cow::Borrowed("u64"), access: plan::Access::Settled }, plan::ParamDesc { name: Cow::Borrowed("handover"), elem: Cow::Borrowed("u32"), access: plan::Access::ReadWrite }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 512, macs: 512 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_q4k_residual_14a991c5"), name: Cow::Borrowed("gemv_q4k_residual"), constants: Cow::Borrowed("Matrix { qtype: Q4K, rows: 256, cols: 256 } Add Split { k_split: 1, tiles_per_cta: 1, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_q4k_residual_14a991c5.ptx")), grid: [64, 1, 1], block: [32, 1, 1], shared_bytes: 320, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("y"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 39232, macs: 65536 },
         plan::KernelDesc { entry: Cow::Borrowed("norm_gate_up_swiglu_b55d6191"), name: Cow::Borrowed("norm_gate_up_swiglu"), constants: Cow::Borrowed("GateUp { gate: Matrix { qtype: Q4K, rows: 1024, cols: 256 }, up: Matrix { qtype: Q4K, rows: 1024, cols: 256 }, activation: Silu, unroll: 2, norm: Some(Norm { dim: 256, eps: 1e-5, rows: 1 }), crew: Crew { warps: 16, tiles: 1 } }"), ptx: Cow::Borrowed(include_str!("norm_gate_up_swiglu_b55d6191.ptx")), grid: [16, 1, 1], block: [512, 1, 1], shared_bytes: 592, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("x"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("weight"), elem: Cow::Borrowed("f32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("gate"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("up"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u8"), access: plan::Access::Write }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Write }]), bytes: 298240, macs: 524288 },
         plan::KernelDesc { entry: Cow::Borrowed("gemv_q6k_residual_7ea4bb88"), name: Cow::Borrowed("gemv_q6k_residual"), constants: Cow::Borrowed("Matrix { qtype: Q6K, rows: 256, cols: 1024 } Add Split { k_split: 2, tiles_per_cta: 1, unroll: 4 }"), ptx: Cow::Borrowed(include_str!("gemv_q6k_residual_7ea4bb88.ptx")), grid: [64, 1, 1], block: [64, 1, 1], shared_bytes: 1312, cooperative: false, params: Cow::Borrowed(&[plan::ParamDesc { name: Cow::Borrowed("w"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("quants"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("meta"), elem: Cow::Borrowed("u32"), access: plan::Access::Read }, plan::ParamDesc { name: Cow::Borrowed("y"), elem: Cow::Borrowed("f32"), access: plan::Access::ReadWrite }]), bytes: 218368, macs: 262144 },
@@ -828,23 +824,23 @@ pub static TABLE: plan::Table = plan::Table {
         plan::Step {
             kind: plan::StepKind::Decode,
             rows: 1,
-            arena_bytes: 74240,
+            arena_bytes: 67584,
             buffers: Cow::Borrowed(&[
                 plan::BufferDesc { slot: plan::Slot::Control, bytes: 32, bytes_per_pos: 0, place: plan::Place::Own },
                 plan::BufferDesc { slot: plan::Slot::Kv, bytes: 128, bytes_per_pos: 0, place: plan::Place::Own },
                 plan::BufferDesc { slot: plan::Slot::RopeTable, bytes: 0, bytes_per_pos: 256, place: plan::Place::Own },
-                plan::BufferDesc { slot: plan::Slot::AttnArrived, bytes: 8, bytes_per_pos: 0, place: plan::Place::Own },
+                plan::BufferDesc { slot: plan::Slot::AttnHandover, bytes: 71808, bytes_per_pos: 0, place: plan::Place::Own },
                 plan::BufferDesc { slot: plan::Slot::History, bytes: 512, bytes_per_pos: 0, place: plan::Place::Own },
                 plan::BufferDesc { slot: plan::Slot::Logits, bytes: 16384, bytes_per_pos: 0, place: plan::Place::Own },
                 plan::BufferDesc { slot: plan::Slot::Chosen, bytes: 4, bytes_per_pos: 0, place: plan::Place::Own },
-                plan::BufferDesc { slot: plan::Slot::Hidden, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 71936 } },
-                plan::BufferDesc { slot: plan::Slot::ActQuants, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 72960 } },
-                plan::BufferDesc { slot: plan::Slot::ActMeta, bytes: 64, bytes_per_pos: 0, place: plan::Place::Arena { offset: 73216 } },
-                plan::BufferDesc { slot: plan::Slot::Qkv, bytes: 2048, bytes_per_pos: 0, place: plan::Place::Arena { offset: 69888 } },
-                plan::BufferDesc { slot: plan::Slot::FfnQuants, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 72960 } },
-                plan::BufferDesc { slot: plan::Slot::FfnMeta, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 73984 } },
+                plan::BufferDesc { slot: plan::Slot::Hidden, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 2048 } },
+                plan::BufferDesc { slot: plan::Slot::ActQuants, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 3072 } },
+                plan::BufferDesc { slot: plan::Slot::ActMeta, bytes: 64, bytes_per_pos: 0, place: plan::Place::Arena { offset: 3328 } },
+                plan::BufferDesc { slot: plan::Slot::Qkv, bytes: 2048, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
+                plan::BufferDesc { slot: plan::Slot::FfnQuants, bytes: 1024, bytes_per_pos: 0, place: plan::Place::Arena { offset: 3072 } },
+                plan::BufferDesc { slot: plan::Slot::FfnMeta, bytes: 256, bytes_per_pos: 0, place: plan::Place::Arena { offset: 4096 } },
                 plan::BufferDesc { slot: plan::Slot::AttnPartial, bytes: 67584, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
-                plan::BufferDesc { slot: plan::Slot::AttnStats, bytes: 2112, bytes_per_pos: 0, place: plan::Place::Arena { offset: 67584 } },
+                plan::BufferDesc { slot: plan::Slot::AttnStats, bytes: 2112, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
                 plan::BufferDesc { slot: plan::Slot::ArgmaxPartial, bytes: 32, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
                 plan::BufferDesc { slot: plan::Slot::Sampling, bytes: 48, bytes_per_pos: 0, place: plan::Place::Own },
                 plan::BufferDesc { slot: plan::Slot::SampleKeys, bytes: 16384, bytes_per_pos: 0, place: plan::Place::Arena { offset: 0 } },
@@ -856,42 +852,42 @@ pub static TABLE: plan::Table = plan::Table {
             launches: Cow::Borrowed(&[
                 plan::Launch { kernel: 7, layer: None, phase: plan::Phase::Body, args: Cow::Borrowed(&[w(0), b(0), b(7)]) },
                 plan::Launch { kernel: 8, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(2), w(10), w(18), w(26), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), b(1), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), b(1), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(34), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(42), w(50), w(58), b(11), b(12)]) },
                 plan::Launch { kernel: 12, layer: Some(0), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(66), b(11), b(12), b(7)]) },
                 plan::Launch { kernel: 13, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(3), w(11), w(19), w(27), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 16), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 16), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(35), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(43), w(51), w(59), b(11), b(12)]) },
                 plan::Launch { kernel: 14, layer: Some(1), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(67), b(11), b(12), b(7)]) },
                 plan::Launch { kernel: 13, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(4), w(12), w(20), w(28), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 32), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 32), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(36), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(44), w(52), w(60), b(11), b(12)]) },
                 plan::Launch { kernel: 14, layer: Some(2), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(68), b(11), b(12), b(7)]) },
                 plan::Launch { kernel: 8, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(5), w(13), w(21), w(29), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 48), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 48), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(37), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(45), w(53), w(61), b(11), b(12)]) },
                 plan::Launch { kernel: 12, layer: Some(3), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(69), b(11), b(12), b(7)]) },
                 plan::Launch { kernel: 13, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(6), w(14), w(22), w(30), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 64), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 64), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(38), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(46), w(54), w(62), b(11), b(12)]) },
                 plan::Launch { kernel: 14, layer: Some(4), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(70), b(11), b(12), b(7)]) },
                 plan::Launch { kernel: 13, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(7), w(15), w(23), w(31), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 80), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 80), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(39), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(47), w(55), w(63), b(11), b(12)]) },
                 plan::Launch { kernel: 14, layer: Some(5), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(71), b(11), b(12), b(7)]) },
                 plan::Launch { kernel: 8, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(8), w(16), w(24), w(32), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 96), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 96), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(40), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(48), w(56), w(64), b(11), b(12)]) },
                 plan::Launch { kernel: 12, layer: Some(6), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(72), b(11), b(12), b(7)]) },
                 plan::Launch { kernel: 8, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(9), w(17), w(25), w(33), b(10)]) },
-                plan::Launch { kernel: 9, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 112), b(13), b(14), b(3), b(8), b(9)]) },
+                plan::Launch { kernel: 9, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(0), b(2), b(10), at(1, 112), b(3), b(8), b(9)]) },
                 plan::Launch { kernel: 10, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(41), b(8), b(9), b(7)]) },
                 plan::Launch { kernel: 11, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[b(7), w(49), w(57), w(65), b(11), b(12)]) },
                 plan::Launch { kernel: 12, layer: Some(7), phase: plan::Phase::Body, args: Cow::Borrowed(&[w(73), b(11), b(12), b(7)]) },

@@ -225,7 +225,7 @@ impl WeightDesc {
 /// What a buffer holds, for readers, debuggers and the code that feeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Slot {
-    /// u32 words: `[active rows, 0, 0, 0]`, then `[token, position, sequence, 0]` for each row. The host sets it before
+    /// u32 words: `[active rows, CTAs that may wait at once, 0, 0]`, then `[token, position, sequence, 0]` for each row. The host sets it before
     /// a step; the launch that chooses tokens moves its rows on, so that further steps need no host.
     Control,
     /// u64 `[sequence][layer][2]`: the addresses of a sequence's K and V caches.
@@ -261,8 +261,9 @@ pub enum Slot {
     AttnPartial,
     /// Their running maximum and sum, f32 pairs.
     AttnStats,
-    /// u32 `[row][n_kv_heads]`: how many CTAs of a launch of attention are done; 0 between launches.
-    AttnArrived,
+    /// Words that CTAs of one launch of attention hand to others: partial outputs and their pairs as u32 whose bits are turned; 0
+    /// between launches.
+    AttnHandover,
     /// What a layer's attention or feed-forward adds to the stream, f32 `[row][dim]`, where a norm comes first.
     Branch,
     /// The up matrix of a feed-forward without a gate, before its activation, f32 `[row][hidden_dim]`.
@@ -294,6 +295,10 @@ pub const HISTORY: u32 = 2 * sampling::PENALTY_WINDOW;
 
 /// Words of [`Slot::Control`] before the first row.
 pub const CONTROL_HEADER: u32 = 4;
+
+/// The word of [`Slot::Control`] that says how many CTAs of a launch may wait at once for CTAs that begin after them: no more than
+/// are sure to have a place on the device besides whatever else may wait there. With 0, none does.
+pub const WAITING_CTAS: u32 = 1;
 
 /// Words of a row in [`Slot::Control`].
 pub const CONTROL_ROW: u32 = 4;

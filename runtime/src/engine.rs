@@ -7,6 +7,7 @@
 use plan::sampling::SamplingParams;
 use plan::{
     Arg, BufferDesc, CONTROL_HEADER, CONTROL_ROW, HISTORY, Launch, Phase, Place, Slot, Step, StepKind, Table,
+    WAITING_CTAS,
 };
 
 use crate::error::Error;
@@ -119,7 +120,7 @@ impl Buffers {
                 (Place::Own, None) => {
                     let buf = Buf::new(model.queue(), bytes)?;
                     let addr = buf.addr();
-                    if desc.slot == Slot::AttnArrived {
+                    if desc.slot == Slot::AttnHandover {
                         model.queue().zero(addr, bytes)?;
                     }
                     owned.push(buf);
@@ -205,6 +206,7 @@ impl Engine {
     pub(crate) fn set(&mut self, queue: &dyn Queue, rows: impl Iterator<Item = Row>) -> Result<(), Error> {
         self.words.clear();
         self.words.extend([0; CONTROL_HEADER as usize]);
+        self.words[WAITING_CTAS as usize] = queue.waiting_ctas();
         for row in rows.take(self.rows as usize) {
             self.words.extend([row.token, row.position, row.seat, 0]);
             self.words[0] += 1;

@@ -384,6 +384,13 @@ impl<T: Elem, K: Kind> Place<T, K> {
         let [v] = self.load_n::<1>(&[Mod::Relaxed, scope.modifier()]);
         v
     }
+    /// `ld.relaxed` of two elements, each by itself: no order between them.
+    pub fn load_relaxed_x2(self, scope: Scope) -> [V<T::Loaded>; 2]
+    where
+        K: Exchangeable,
+    {
+        self.load_n(&[Mod::Relaxed, scope.modifier(), Mod::V2])
+    }
     /// `ld.acquire`: later accesses of this thread come after it.
     pub fn load_acquire(self, scope: Scope) -> V<T::Loaded>
     where
@@ -398,6 +405,20 @@ impl<T: Elem, K: Kind> Place<T, K> {
         K: Exchangeable,
     {
         self.store_n(&[Mod::Relaxed, scope.modifier()], &[value.into_v()]);
+    }
+    /// `st.relaxed` of two elements, each by itself: no order between them.
+    pub fn store_relaxed_x2(self, scope: Scope, values: [V<T::Loaded>; 2])
+    where
+        K: Exchangeable,
+    {
+        self.store_n(&[Mod::Relaxed, scope.modifier(), Mod::V2], &values);
+    }
+    /// `st.relaxed` of four elements, each by itself.
+    pub fn store_relaxed_x4(self, scope: Scope, values: [V<T::Loaded>; 4])
+    where
+        K: Exchangeable,
+    {
+        self.store_n(&[Mod::Relaxed, scope.modifier(), Mod::V4], &values);
     }
     /// `st.release`: earlier accesses of this thread come before it.
     pub fn store_release(self, scope: Scope, value: impl IntoV<T::Loaded>)

@@ -107,6 +107,8 @@ pub(super) fn feed_back(here: Row, token: V<u32>, control: InOut<u32>, history: 
 pub(super) struct Control {
     /// Rows that the step has; kernels leave the others alone.
     pub active: u32,
+    /// [`WAITING_CTAS`](::plan::WAITING_CTAS), few enough for any device.
+    pub waiting: u32,
     /// `[token, position, sequence, 0]` of each row.
     pub rows: Vec<[u32; 4]>,
 }
@@ -117,7 +119,8 @@ impl Control {
         let active = 1 + rng.below(rows);
         let turn = rng.below(rows);
         let mut row = |r: u32| [rng.below(1 << 10), rng.below(1 << 10), (r + turn) % rows, 0];
-        Control { active, rows: (0..rows).map(&mut row).collect() }
+        let rows = (0..rows).map(&mut row).collect();
+        Control { active, waiting: [0, 7, 16][rng.below(3) as usize], rows }
     }
 
     /// The control and the history (untouched places as in a trial's output) after `chosen` were fed back.
@@ -133,7 +136,7 @@ impl Control {
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let words = [self.active, 0, 0, 0].into_iter().chain(self.rows.iter().flatten().copied());
+        let words = [self.active, self.waiting, 0, 0].into_iter().chain(self.rows.iter().flatten().copied());
         words.flat_map(u32::to_le_bytes).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! The launches of the one-row step, layer by layer, with places for addresses that come with a call.
 
-use plan::{Arg, BufferDesc, CONTROL_HEADER, CONTROL_ROW, Launch, Phase, Role, Slot, Step};
+use plan::{Arg, BufferDesc, CONTROL_HEADER, CONTROL_ROW, Launch, Phase, Role, Slot, Step, WAITING_CTAS};
 
 use super::error::ApiError;
 use super::raw::{LayerIo, RawLayer, check};
@@ -202,6 +202,7 @@ impl LayerRunner {
     pub(super) fn set(&self, token: u32, position: u32) -> Result<(), Error> {
         let mut words = [0u32; CONTROL_WORDS];
         words[0] = 1;
+        words[WAITING_CTAS as usize] = self.model.queue().waiting_ctas();
         words[CONTROL_HEADER as usize] = token;
         words[CONTROL_HEADER as usize + 1] = position;
         Ok(self.model.queue().upload(self.control, bytemuck::cast_slice(&words))?)

@@ -169,6 +169,11 @@ impl Context {
         Ok(major * 10 + minor)
     }
 
+    /// Multiprocessors, of which each has room for one CTA of any kernel at least.
+    pub fn multiprocessors(&self) -> Result<u32> {
+        self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+    }
+
     /// Free and total bytes.
     pub fn memory(&self) -> Result<(u64, u64)> {
         let (mut free, mut total) = (0usize, 0usize);

@@ -12,6 +12,7 @@
 
 mod driver;
 mod function;
+mod places;
 mod probe;
 mod queue;
 mod sequence;

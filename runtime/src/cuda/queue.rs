@@ -10,6 +10,7 @@ use plan::KernelDesc;
 
 use super::driver::{self, Context, Event, Failed, Graph, Stream, Work};
 use super::function::{Function, Shape};
+use super::places::Places;
 use super::sequence::in_sequence;
 use super::upload::Staging;
 use crate::queue::{
@@ -46,6 +47,7 @@ struct Device {
     sm: u32,
     deadline: Duration,
     poison: Poison,
+    places: Places,
     opened_by: u32,
     /// Also the lock of the stream: work of two sessions is not mixed within one call.
     staging: Mutex<ManuallyDrop<Staging>>,
@@ -100,11 +102,12 @@ impl CudaQueue {
         let context = Context::new(ordinal).map_err(failed)?;
         let name = format!("{asked} {}", context.device_name().map_err(failed)?);
         let sm = context.sm().map_err(failed)?;
+        let places = Places::of(ordinal, context.multiprocessors().map_err(failed)?);
         let stream = Stream::new().map_err(failed)?;
         let staging = Mutex::new(ManuallyDrop::new(Staging::new().map_err(failed)?));
         let (stream, context) = (ManuallyDrop::new(stream), ManuallyDrop::new(context));
         let (poison, opened_by, deadline) = (Poison::default(), std::process::id(), options.deadline);
-        let device = Device { name, sm, deadline, poison, opened_by, staging, stream, context };
+        let device = Device { name, sm, deadline, poison, places, opened_by, staging, stream, context };
         Ok(Self { device: Arc::new(device) })
     }
 }
@@ -164,6 +167,10 @@ impl Queue for CudaQueue {
 
     fn sm(&self) -> Option<u32> {
         Some(self.device.sm)
+    }
+
+    fn waiting_ctas(&self) -> u32 {
+        self.device.places.count()
     }
 
     fn memory(&self) -> Result<Option<MemoryInfo>, QueueError> {

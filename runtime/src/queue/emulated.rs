@@ -100,6 +100,10 @@ impl Queue for EmulatorQueue {
         None
     }
 
+    fn waiting_ctas(&self) -> u32 {
+        u32::try_from(self.shared.machine.limits().resident_ctas).unwrap_or(u32::MAX)
+    }
+
     fn memory(&self) -> Result<Option<MemoryInfo>, QueueError> {
         self.shared.enter()?;
         Ok(host_memory())

@@ -72,6 +72,12 @@ pub trait Queue: Send + Sync {
     /// When the device fails.
     fn memory(&self) -> Result<Option<MemoryInfo>, QueueError>;
 
+    /// CTAs of a launch that may wait at once for CTAs which begin after them: what [`plan::WAITING_CTAS`] is set to. No more
+    /// than have a place at once besides those of other queues; with 0, kernels do without.
+    fn waiting_ctas(&self) -> u32 {
+        0
+    }
+
     /// Takes `bytes` of device memory, aligned to at least 256. Its content is undefined.
     ///
     /// # Errors

@@ -22,12 +22,12 @@ type Lot = Vec<Vec<V<f32>>>;
 /// Four neighbouring outputs of some heads that are side by side.
 pub(super) struct Quad {
     /// Its index among those of the heads.
-    place: V<u32>,
+    pub(super) place: V<u32>,
     /// Whether no other thread has it.
-    there: V<bool>,
-    o: [V<f32>; 4],
-    m: V<f32>,
-    l: V<f32>,
+    pub(super) there: V<bool>,
+    pub(super) o: [V<f32>; 4],
+    pub(super) m: V<f32>,
+    pub(super) l: V<f32>,
 }
 
 impl Quad {
@@ -302,27 +302,47 @@ fn weigh_stretches<K: Readable>(
     (weights, sum): (Shared<f32>, Shared<f32>),
 ) {
     let mut found = Vec::new();
-    let mut largest = dev(LEAST);
     for turn in unroll(0..weights_of_head(s) / 32) {
         let stretch = lane_id() + turn * 32;
-        let pair = parts.stats.at((part + min(stretch, n_active - 1) * s.group()) * 2).load_x2();
-        let m = select(stretch < n_active, pair[0], LEAST);
-        largest = max(largest, m);
-        found.push([m, pair[1]]);
+        found.push(parts.stats.at((part + min(stretch, n_active - 1) * s.group()) * 2).load_x2());
     }
-    let largest = warp_max(largest);
-    let mut own = 0.0;
-    for turn in unroll(0..found.len() as u32) {
-        let [m, l] = found[turn as usize];
-        let stretch = lane_id() + turn * 32;
-        let weight = select(stretch < n_active, decay(m - largest), 0.0);
-        own = fma(l, weight, own);
-        weights.at(stretch).store(weight);
+    let Weighed { weights: of_lane, sum: total } = weigh(&found, n_active);
+    for (weight, turn) in each(of_lane.iter().zip(0u32..)) {
+        weights.at(lane_id() + turn * 32).store(*weight);
     }
-    let total = warp_sum(own);
     if lane_id() == 0 {
         sum.at(0).store(total);
     }
+}
+
+/// What the stretches of a head count.
+pub(super) struct Weighed {
+    /// The weight of the lane's stretch of each 32, 0 beyond the last.
+    pub(super) weights: Vec<V<f32>>,
+    /// The sum of all weights.
+    pub(super) sum: V<f32>,
+}
+
+/// Weighs stretches by the (maximum, sum) pairs of a lane's one of each 32, whatever those beyond the last say.
+#[device]
+pub(super) fn weigh(pairs: &[[V<f32>; 2]], n_active: V<u32>) -> Weighed {
+    let mut largest = dev(LEAST);
+    let mut maxima = Vec::new();
+    for (pair, turn) in each(pairs.iter().zip(0u32..)) {
+        let m = select(lane_id() + turn * 32 < n_active, pair[0], LEAST);
+        largest = max(largest, m);
+        maxima.push(m);
+    }
+    let largest = warp_max(largest);
+    let mut own = 0.0;
+    let mut weights: Vec<V<f32>> = Vec::new();
+    for (turn, pair) in each((0u32..).zip(pairs.iter())) {
+        let there = lane_id() + turn * 32 < n_active;
+        let weight = select(there, decay(maxima[turn as usize] - largest), 0.0);
+        own = fma(pair[1], weight, own);
+        weights.push(weight);
+    }
+    Weighed { weights, sum: warp_sum(own) }
 }
 
 /// Quantizes and stores the outputs of the key heads from `first` on.

@@ -12,6 +12,7 @@
 
 mod board;
 mod decay;
+mod handover;
 mod join;
 mod merge;
 mod newest;
@@ -20,6 +21,7 @@ mod quantize_rows;
 mod scene;
 mod split;
 mod step;
+mod step_exact;
 mod step_trial;
 mod tensor;
 mod walk;
@@ -37,6 +39,8 @@ use ::plan::KvType;
 
 /// Elements of a head that a lane holds.
 pub(super) const PER_LANE: u32 = PIECE;
+/// Elements of a block of quantized outputs.
+pub(super) const BLOCK: u32 = 32;
 /// Less than any score, and finite: what is weighed relative to a score is 0, and `LEAST − LEAST` is no NaN.
 pub(super) const LEAST: f32 = -1.0e30;
 /// So many rounds of one CTA take less time than to bring the results of several together.

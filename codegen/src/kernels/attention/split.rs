@@ -89,15 +89,12 @@ fn attend_on_tensor_cores<K: Readable + Copy>(s: &Attend, at: Stretch<K>, querie
     let ahead = tensor::fetch_first(s, at.source, at.span);
     let own = queries.offset(tensor::head_of(s) * s.head_dim);
     let query = |first: V<u32>| own.at(first).load_x4().to_vec();
-    let (mut m, mut l, mut o) = tensor::State::empty(s).parts();
-    if at.has_newest && warp_id() == s.warps() - 1 {
-        let key = |first: V<u32>| at.of_newest(s, at.source.k, first);
-        let value = |first: V<u32>| at.of_newest(s, at.source.v, first);
-        (m, l, o) = tensor::State::of_one(s, query, key, value).parts();
-    }
-    let q = tensor::Queries::new(s, query);
-    let state = tensor::walk(s, q, (at.source, at.span), ahead, tensor::State::of_parts((m, l, o)));
-    room.put_tensor(s, &state);
+    let newest = tensor::Newest {
+        here: at.has_newest,
+        key: |first| at.of_newest(s, at.source.k, first),
+        value: |first| at.of_newest(s, at.source.v, first),
+    };
+    room.put_tensor(s, &tensor::attend(s, query, newest, (at.source, at.span, ahead)));
 }
 
 #[device]

@@ -1,17 +1,18 @@
 //! Attention of one new position in one launch: biases, norms, rotation and the append before it, all stretches, and the
 //! merge after it.
 
-use super::join::{Parts, Quad, Room, join_stretches, join_warps, store_blocks, store_floats};
+use super::handover::{Handover, Member};
+use super::join::{Quad, Room, join_warps, store_blocks, store_floats};
 use super::newest::{Extra, Workshop, gather, norms_in_pairs, prepare};
 use super::step_trial;
 use super::walk::{self, Source, Span, Staged, State, load_part, part_of, walk};
-use super::{Attend, Extent, PER_LANE, tensor};
-use crate::dsl::{BuildError, Kernel, Ordering, Readable, Rmw, Scope, prelude::*};
-use crate::kernels::exact::Exact;
+use super::{Attend, BLOCK, Extent, PER_LANE, tensor};
+use crate::dsl::{BuildError, Kernel, Readable, prelude::*};
 use crate::kernels::operation::{Cost, Operation, Trial};
+use crate::kernels::quantize;
 use crate::kernels::rope::RopeAppend;
 use crate::kernels::rows::{Row, for_row_or_wait};
-use ::plan::{KvType, RopeKind};
+use ::plan::{KvType, RopeKind, WAITING_CTAS};
 
 /// All of a step's attention: what [`RopeAppend`], [`super::AttendSplit`] and [`super::AttendMerge`] do, to the bit. The rows
 /// of a launch must belong to different sequences.
@@ -49,9 +50,9 @@ impl AttendStep {
         (fits && one.warps() == s.warps()).then_some(one)
     }
 
-    /// Bytes of the counters, which are 0 before and after each launch.
-    pub const fn arrived_bytes(&self) -> u64 {
-        4 * self.attend.n_kv_heads as u64 * self.attend.rows.count as u64
+    /// Bytes of the room where stretches are handed over, which are 0 before and after each launch.
+    pub const fn handover_bytes(&self) -> u64 {
+        4 * Handover::words(&self.attend) as u64 * self.attend.rows.count as u64
     }
 
     /// What rotates and appends when it is a launch of its own.
@@ -72,22 +73,59 @@ impl AttendStep {
 
 /// What a launch reads.
 #[derive(Clone, Copy)]
-struct Inputs {
-    control: Settled<u32>,
+pub(super) struct Inputs {
+    pub(super) control: Settled<u32>,
     /// `(cos, sin)` of each position.
-    table: Fixed<f32>,
-    extra: Extra,
-    qkv: In<f32>,
-    kv: Settled<u64>,
+    pub(super) table: Fixed<f32>,
+    pub(super) extra: Extra,
+    pub(super) qkv: In<f32>,
+    pub(super) kv: Settled<u64>,
 }
 
-/// Where the stretches of a row meet.
+/// Where outputs go, and as what.
+pub(super) trait Outputs: Copy {
+    /// Those of a lot of heads, the `lot`-th of its size, of a row of `q_dim`.
+    fn store_lot(self, here: Row, q_dim: u32, lot: (&Attend, V<u32>), quads: &[Quad]);
+
+    /// A warp's block of a row, one output a lane.
+    fn store_block(self, here: Row, q_dim: u32, block: V<u32>, x: V<f32>);
+}
+
+/// Quantized.
 #[derive(Clone, Copy)]
-struct Meeting {
-    partial: InOut<f32>,
-    stats: InOut<f32>,
-    /// CTAs of each key head that are done.
-    arrived: InOut<u32>,
+struct Blocks {
+    quants: Out<u32>,
+    meta: Out<u32>,
+}
+
+impl Outputs for Blocks {
+    #[device]
+    fn store_lot(self, here: Row, q_dim: u32, (attend, lot): (&Attend, V<u32>), quads: &[Quad]) {
+        let Blocks { quants, meta } = self;
+        store_blocks(attend, lot, quads, here.of(quants, q_dim / 4), here.of(meta, q_dim / 16));
+    }
+
+    #[device]
+    fn store_block(self, here: Row, q_dim: u32, block: V<u32>, x: V<f32>) {
+        let quants = here.of(self.quants, q_dim / 4).cast::<u8>();
+        quantize::store_lane(x, block, quants, here.of(self.meta, q_dim / 16));
+    }
+}
+
+/// As they are.
+#[derive(Clone, Copy)]
+pub(super) struct Floats(pub(super) Out<f32>);
+
+impl Outputs for Floats {
+    #[device]
+    fn store_lot(self, here: Row, q_dim: u32, (attend, lot): (&Attend, V<u32>), quads: &[Quad]) {
+        store_floats(attend, lot, quads, here.of(self.0, q_dim));
+    }
+
+    #[device]
+    fn store_block(self, here: Row, q_dim: u32, block: V<u32>, x: V<f32>) {
+        here.of(self.0, q_dim).at(block * BLOCK + lane_id()).store(x);
+    }
 }
 
 /// What a CTA of a row does.
@@ -101,15 +139,9 @@ struct Part {
     appends: V<bool>,
 }
 
-/// The row's attention; `store` gets the CTA's row, its heads (those of a key head, or one) and their outputs: the heads are the
-/// `n`-th such lot.
+/// The row's attention.
 #[device]
-fn attend_row(
-    s: &AttendStep,
-    from: Inputs,
-    meeting: Meeting,
-    store: impl Fn(Row, (&Attend, V<u32>), &[Quad]),
-) {
+pub(super) fn attend_row(s: &AttendStep, (from, handover): (Inputs, InOut<u32>), to: &impl Outputs) {
     for_row_or_wait(s.attend.rows.count, block_idx_z(), from.control, |here| {
         let (kv_head, split) = (block_idx_x(), block_idx_y());
         let extent = Extent::new(&s.attend, here.control(from.control).at(1).load());
@@ -121,46 +153,57 @@ fn attend_row(
                     let is_last = extent.cached <= extent.stretch;
                     let part = Part { split: dev(0), kv_head, first_head, is_last, appends: split == 0 };
                     let quads = attend_stretch((s, &one), (from, here), extent, part);
-                    store(here, (&one, first_head), &quads);
+                    to.store_lot(here, s.attend.q_dim(), (&one, first_head), &quads);
                 } else {
                     wait_for_earlier();
                 }
             } else {
-                attend_stretches(s, (from, here, meeting), (extent, split, kv_head), &store);
+                attend_stretches(s, (from, here, handover), (extent, split, kv_head), to);
             }
         } else {
-            attend_stretches(s, (from, here, meeting), (extent, split, kv_head), &store);
+            attend_stretches(s, (from, here, handover), (extent, split, kv_head), to);
         }
     });
 }
 
-/// The CTA's stretch of a key head; the last CTA to be done stores what all of them give.
+/// The CTA's stretch of a key head, and, for the last CTAs, what all stretches give.
 #[device]
 fn attend_stretches(
     s: &AttendStep,
-    (from, here, meeting): (Inputs, Row, Meeting),
+    (from, here, handover): (Inputs, Row, InOut<u32>),
     (extent, split, kv_head): (Extent, V<u32>, V<u32>),
-    store: &impl Fn(Row, (&Attend, V<u32>), &[Quad]),
+    to: &impl Outputs,
 ) {
     let attend = &s.attend;
     let offset = split * extent.stretch;
     if split == 0 || offset < extent.cached {
         let is_last = offset + extent.stretch >= extent.cached;
         let first_head = kv_head * attend.group();
+        let waiting = from.control.at(WAITING_CTAS).load();
         let part = Part { split, kv_head, first_head, is_last, appends: is_last };
         let quads = attend_stretch((s, attend), (from, here), extent, part);
+        let handover = Handover(here.of(handover, Handover::words(attend)));
+        let member = Member { kv_head, split, n_active: extent.active(), waiting };
         if s.single_heads().is_some() {
-            meet(attend, (meeting, here), (extent.active(), kv_head, split), &quads, store);
+            meet(attend, (here, handover), member, &quads, to);
         } else {
             if extent.cached <= extent.stretch {
-                store(here, (attend, kv_head), &quads);
+                to.store_lot(here, attend.q_dim(), (attend, kv_head), &quads);
             } else {
-                meet(attend, (meeting, here), (extent.active(), kv_head, split), &quads, store);
+                meet(attend, (here, handover), member, &quads, to);
             }
         }
     } else {
         wait_for_earlier();
     }
+}
+
+/// Hands over a stretch's result, and, in the last CTAs of a key head, takes and merges those of all.
+#[device]
+fn meet(s: &Attend, (here, handover): (Row, Handover), member: Member, quads: &[Quad], to: &impl Outputs) {
+    handover.give(s, member, quads);
+    let first = member.kv_head * (s.group() * s.head_dim / BLOCK);
+    handover.take(s, member, |block, x| to.store_block(here, s.q_dim(), first + block, x));
 }
 
 /// The result of one stretch, for the query heads that `attend` says. Only what the matrices gave is waited for: the row's place,
@@ -258,48 +301,18 @@ fn attend_on_tensor_cores<K: Readable + Copy>(
     room: Room,
 ) {
     let own = at.queries.offset(tensor::head_of(s) * s.head_dim);
+    let newest = tensor::Newest {
+        here: at.newest_here,
+        key: |first| load_part(at.new.offset(first), 0),
+        value: |first| load_part(at.new.offset(first), s.head_dim),
+    };
     let query = |first: V<u32>| own.at(first).load_x4().to_vec();
-    let (mut m, mut l, mut o) = tensor::State::empty(s).parts();
-    if at.newest_here && warp_id() == s.warps() - 1 {
-        let key = |first: V<u32>| load_part(at.new.offset(first), 0);
-        let value = |first: V<u32>| load_part(at.new.offset(first), s.head_dim);
-        (m, l, o) = tensor::State::of_one(s, query, key, value).parts();
-    }
-    let q = tensor::Queries::new(s, query);
-    let state = tensor::walk(s, q, (at.source, at.span), ahead, tensor::State::of_parts((m, l, o)));
-    room.put_tensor(s, &state);
-}
-
-/// Leaves a stretch's result for the CTA of the key head that comes last, which merges them all.
-#[device]
-fn meet(
-    s: &Attend,
-    (meeting, here): (Meeting, Row),
-    (n_active, kv_head, split): (V<u32>, V<u32>, V<u32>),
-    quads: &[Quad],
-    store: &impl Fn(Row, (&Attend, V<u32>), &[Quad]),
-) {
-    let parts =
-        Parts { partial: here.of(meeting.partial, s.partials()), stats: here.of(meeting.stats, s.stats()) };
-    parts.store(s, kv_head * s.n_splits + split, quads);
-    let arrived = here.of(meeting.arrived, s.n_kv_heads).at(kv_head);
-    let before = shared::<u32>(1u32);
-    sync_threads();
-    if thread_idx_x() == 0 {
-        before.at(0).store(arrived.atomic(Rmw::Add, Ordering::AcqRel, Scope::Gpu, 1));
-    }
-    sync_threads();
-    if before.at(0).load() == n_active - 1 {
-        if thread_idx_x() == 0 {
-            arrived.store(0);
-        }
-        store(here, (s, kv_head), &join_stretches(s, &parts, kv_head, n_active));
-    }
+    room.put_tensor(s, &tensor::attend(s, query, newest, (at.source, at.span, ahead)));
 }
 
 /// x = softmax(rope(q)·K) V over the positions of a row, its new one (rope(k), v) included and appended; quantized
-/// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) in rows of the cache's type · partial (row, kv head, stretch, group, head_dim), stats likewise of (m, l) f32 · arrived (row, kv head), 0 before and after · quants (row, q_dim) i8 · meta (row, q_dim / 32)
-/// layout   as attend_split; the last stretch has the new position; the CTA of a key head that is done last merges as attend_merge
+/// shapes   control as in the plan · table (position, head_dim / 2) of (cos, sin) · qkv (row, q_dim + 2 kv_dim) f32 · kv (sequence) of the addresses of K, V (position, kv_dim) in rows of the cache's type · handover (row), 0 before and after: outputs (kv head, stretch, group, head_dim), pairs (kv head, stretch, block) of (m, l), f32 with all bits turned · quants (row, q_dim) i8 · meta (row, q_dim / 32)
+/// layout   as attend_split; the last stretch has the new position; the last CTAs of a key head merge as attend_merge, a warp a block of outputs
 /// launch   grid (n_kv_heads, n_splits, rows), block 256 or 128; stretches beyond the length return at once
 /// source   Su et al. 2021; Dao et al. 2022 and 2023 (flash decoding)
 #[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
@@ -309,16 +322,12 @@ pub fn attend_step(
     table: Fixed<f32>,
     qkv: In<f32>,
     kv: Settled<u64>,
-    partial: InOut<f32>,
-    stats: InOut<f32>,
-    arrived: InOut<u32>,
+    handover: InOut<u32>,
     quants: Out<u32>,
     meta: Out<u32>,
 ) {
     let from = Inputs { control, table, extra: Extra::Nothing, qkv, kv };
-    attend_row(s, from, Meeting { partial, stats, arrived }, |here, heads, quads| {
-        quantized(s, here, (heads, quads), (quants, meta));
-    });
+    attend_row(s, (from, handover), &Blocks { quants, meta });
 }
 
 /// x = softmax(rope(q + bq)·K) V, with (rope(k + bk), v + bv) appended
@@ -336,16 +345,12 @@ pub fn attend_step_bias(
     bv: Fixed<f32>,
     qkv: In<f32>,
     kv: Settled<u64>,
-    partial: InOut<f32>,
-    stats: InOut<f32>,
-    arrived: InOut<u32>,
+    handover: InOut<u32>,
     quants: Out<u32>,
     meta: Out<u32>,
 ) {
     let from = Inputs { control, table, extra: Extra::Biases([bq, bk, bv]), qkv, kv };
-    attend_row(s, from, Meeting { partial, stats, arrived }, |here, heads, quads| {
-        quantized(s, here, (heads, quads), (quants, meta));
-    });
+    attend_row(s, (from, handover), &Blocks { quants, meta });
 }
 
 /// x = softmax(rope(norm(q))·K) V, with (rope(norm(k)), v) appended
@@ -362,28 +367,12 @@ pub fn attend_step_norm(
     wk: Fixed<f32>,
     qkv: In<f32>,
     kv: Settled<u64>,
-    partial: InOut<f32>,
-    stats: InOut<f32>,
-    arrived: InOut<u32>,
+    handover: InOut<u32>,
     quants: Out<u32>,
     meta: Out<u32>,
 ) {
     let from = Inputs { control, table, extra: Extra::Norms([wq, wk]), qkv, kv };
-    attend_row(s, from, Meeting { partial, stats, arrived }, |here, heads, quads| {
-        quantized(s, here, (heads, quads), (quants, meta));
-    });
-}
-
-/// Stores the outputs of a lot of heads as blocks.
-#[device]
-fn quantized(
-    s: &AttendStep,
-    here: Row,
-    ((attend, lot), quads): ((&Attend, V<u32>), &[Quad]),
-    (quants, meta): (Out<u32>, Out<u32>),
-) {
-    let q_dim = s.attend.q_dim();
-    store_blocks(attend, lot, quads, here.of(quants, q_dim / 4), here.of(meta, q_dim / 16));
+    attend_row(s, (from, handover), &Blocks { quants, meta });
 }
 
 impl Operation for AttendStep {
@@ -416,114 +405,5 @@ impl Operation for AttendStep {
 
     fn trial(&self, seed: u64) -> Trial {
         step_trial::quantized(self, seed)
-    }
-}
-
-/// The launches whose outputs stay f32.
-mod floats {
-    use super::*;
-
-    /// x = softmax(rope(q)·K) V, with (rope(k), v) appended
-    /// shapes   as attend_step · x (row, q_dim) f32
-    /// layout   as attend_step
-    /// launch   as attend_step
-    /// source   as attend_step
-    #[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
-    pub fn attend_step_exact(
-        s: &AttendStep,
-        control: Settled<u32>,
-        table: Fixed<f32>,
-        qkv: In<f32>,
-        kv: Settled<u64>,
-        partial: InOut<f32>,
-        stats: InOut<f32>,
-        arrived: InOut<u32>,
-        x: Out<f32>,
-    ) {
-        let from = Inputs { control, table, extra: Extra::Nothing, qkv, kv };
-        attend_row(s, from, Meeting { partial, stats, arrived }, |here, (attend, lot), quads| {
-            store_floats(attend, lot, quads, here.of(x, s.attend.q_dim()));
-        });
-    }
-
-    /// x = softmax(rope(q + bq)·K) V, with (rope(k + bk), v + bv) appended
-    /// shapes   as attend_step_exact · bq (q_dim), bk, bv (kv_dim) f32
-    /// layout   as attend_step
-    /// launch   as attend_step
-    /// source   as attend_step_bias
-    #[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
-    pub fn attend_step_bias_exact(
-        s: &AttendStep,
-        control: Settled<u32>,
-        table: Fixed<f32>,
-        bq: Fixed<f32>,
-        bk: Fixed<f32>,
-        bv: Fixed<f32>,
-        qkv: In<f32>,
-        kv: Settled<u64>,
-        partial: InOut<f32>,
-        stats: InOut<f32>,
-        arrived: InOut<u32>,
-        x: Out<f32>,
-    ) {
-        let from = Inputs { control, table, extra: Extra::Biases([bq, bk, bv]), qkv, kv };
-        attend_row(s, from, Meeting { partial, stats, arrived }, |here, (attend, lot), quads| {
-            store_floats(attend, lot, quads, here.of(x, s.attend.q_dim()));
-        });
-    }
-
-    /// x = softmax(rope(norm(q))·K) V, with (rope(norm(k)), v) appended
-    /// shapes   as attend_step_exact · wq, wk (head_dim) f32
-    /// layout   as attend_step
-    /// launch   as attend_step
-    /// source   as attend_step_norm
-    #[kernel(grid = (s.attend.n_kv_heads, s.attend.n_splits, s.attend.rows.count), block = s.attend.threads(), min_ctas = s.attend.min_ctas())]
-    pub fn attend_step_norm_exact(
-        s: &AttendStep,
-        control: Settled<u32>,
-        table: Fixed<f32>,
-        wq: Fixed<f32>,
-        wk: Fixed<f32>,
-        qkv: In<f32>,
-        kv: Settled<u64>,
-        partial: InOut<f32>,
-        stats: InOut<f32>,
-        arrived: InOut<u32>,
-        x: Out<f32>,
-    ) {
-        let from = Inputs { control, table, extra: Extra::Norms([wq, wk]), qkv, kv };
-        attend_row(s, from, Meeting { partial, stats, arrived }, |here, (attend, lot), quads| {
-            store_floats(attend, lot, quads, here.of(x, s.attend.q_dim()));
-        });
-    }
-}
-
-impl Operation for Exact<AttendStep> {
-    fn name(&self) -> &'static str {
-        match (self.0.bias, self.0.norm_eps) {
-            (true, _) => "attend_step_bias_exact",
-            (false, Some(_)) => "attend_step_norm_exact",
-            (false, None) => "attend_step_exact",
-        }
-    }
-
-    fn constants(&self) -> String {
-        self.0.constants()
-    }
-
-    fn build(&self) -> Result<Kernel, BuildError> {
-        match (self.0.bias, self.0.norm_eps) {
-            (true, _) => floats::attend_step_bias_exact(&self.0),
-            (false, Some(_)) => floats::attend_step_norm_exact(&self.0),
-            (false, None) => floats::attend_step_exact(&self.0),
-        }
-    }
-
-    fn cost(&self) -> Cost {
-        self.0.cost()
-    }
-
-    fn trial(&self, seed: u64) -> Trial {
-        step_trial::exact(&self.0, seed)
     }
 }

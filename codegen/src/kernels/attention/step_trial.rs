@@ -1,7 +1,6 @@
 //! Trials of a step's attention: what the matrices may have given for random caches, and what must come out, in f64.
 
 use super::scene::{Scene, Unsure};
-use super::split::ExpectedParts;
 use super::step::AttendStep;
 use crate::kernels::exact::near_first;
 use crate::kernels::kv_rows::KvRows;
@@ -14,14 +13,14 @@ use crate::rng::Rng;
 use ::plan::KvType;
 
 pub(super) fn quantized(s: &AttendStep, seed: u64) -> Trial {
-    let (trial, values, caches) = inputs(s, seed, 5);
+    let (trial, values, caches) = inputs(s, seed, 3);
     let (quants, meta) = quantize::expect(&values);
     let elements = u64::from(s.attend.q_dim() * s.attend.rows.count);
     with_caches(trial.output(elements, quants).output(elements / 4, meta), caches)
 }
 
 pub(super) fn exact(s: &AttendStep, seed: u64) -> Trial {
-    let (trial, values, caches) = inputs(s, seed, 4);
+    let (trial, values, caches) = inputs(s, seed, 2);
     let elements = u64::from(s.attend.q_dim() * s.attend.rows.count);
     with_caches(trial.output(4 * elements, near_first(values)), caches)
 }
@@ -117,7 +116,7 @@ fn complete(s: &AttendStep, w: &Weights, scene: &mut Scene, row: &[f32]) -> [Bou
     [k, v]
 }
 
-/// A trial up to the counters, with `between` more parameters after the cache addresses; the outputs of its rows with
+/// A trial up to the handover, with `between` more parameters after the cache addresses; the outputs of its rows with
 /// their bounds; and the caches.
 fn inputs(s: &AttendStep, seed: u64, between: usize) -> (Trial, Vec<(f64, f64)>, Caches) {
     let a = &s.attend;
@@ -128,7 +127,7 @@ fn inputs(s: &AttendStep, seed: u64, between: usize) -> (Trial, Vec<(f64, f64)>,
     let qkv: Vec<f32> = (0..a.qkv_dim() * a.rows.count).map(|_| rng.normal() * spread).collect();
     let n = a.rows.count as usize;
     let mut caches: Caches = vec![(vec![], Expect::Unchanged); 2 * n];
-    let (mut parts, mut outputs) = (ExpectedParts::default(), Vec::new());
+    let mut outputs = Vec::new();
     for (r, scene) in (0..).zip(scenes.iter_mut()) {
         let row = &qkv[(r * a.qkv_dim()) as usize..][..a.qkv_dim() as usize];
         let new = complete(s, &w, scene, row);
@@ -138,19 +137,11 @@ fn inputs(s: &AttendStep, seed: u64, between: usize) -> (Trial, Vec<(f64, f64)>,
             let expect = a.kv_rows().expect(Some((scene.len - 1, values)));
             caches[2 * control.rows[r as usize][2] as usize + i] = (before, expect);
         }
-        if a.stretches(scene.len).len() > 1 {
-            parts.add(a, r, scene);
-        }
         outputs.extend((0..a.n_heads).flat_map(|head| expected(s, scene, head)));
     }
     let trial = trial_of(s, seed, &control, &w).input(reference::bytes_f32(&qkv)).caches(a.rows, n, between);
-    let zeros = vec![0; s.arrived_bytes() as usize];
-    let poison = |bytes: u64| vec![0xcd; bytes as usize];
-    let trial = trial
-        .in_out(poison(a.partial_bytes()), Expect::NearF32(parts.partial))
-        .in_out(poison(a.stats_bytes()), Expect::NearF32(parts.stats))
-        .in_out(zeros.clone(), Expect::Exact(zeros));
-    (trial, outputs, caches)
+    let zeros = vec![0; s.handover_bytes() as usize];
+    (trial.in_out(zeros.clone(), Expect::Exact(zeros)), outputs, caches)
 }
 
 fn trial_of(s: &AttendStep, seed: u64, control: &Control, w: &Weights) -> Trial {

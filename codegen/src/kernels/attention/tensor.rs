@@ -51,23 +51,19 @@ type Fields = (V<f32>, V<f32>, Vec<Vec<V<f32>>>);
 
 impl State {
     /// Its fields, as control flow can change them.
-    pub(super) fn parts(self) -> Fields {
+    fn parts(self) -> Fields {
         (self.m, self.l, self.o)
-    }
-
-    pub(super) fn of_parts((m, l, o): Fields) -> State {
-        State { m, l, o }
     }
 
     /// Before any position.
     #[device]
-    pub(super) fn empty(s: &Attend) -> State {
+    fn empty(s: &Attend) -> State {
         State { m: dev(LEAST), l: dev(0.0), o: vec![vec![dev(0.0); 4]; (s.head_dim / ELEMENTS) as usize] }
     }
 
     /// After one position. `q` gives four elements of head g from one on, `k` and `v` eight of the key head.
     #[device]
-    pub(super) fn of_one(
+    fn of_one(
         s: &Attend,
         q: impl Fn(V<u32>) -> Vec<V<f32>>,
         k: impl Fn(V<u32>) -> Vec<V<f32>>,
@@ -149,12 +145,12 @@ fn split(low: V<f32>, high: V<f32>) -> [V<u32>; 2] {
 
 /// The rows of the first products: as lanes take them, four words each, in shared memory.
 #[derive(Clone, Copy)]
-pub(super) struct Queries(Shared<u32>);
+struct Queries(Shared<u32>);
 
 impl Queries {
     /// Makes them; a warp, those of some products. `of` gives four elements of head g from one on.
     #[device]
-    pub(super) fn new(s: &Attend, of: impl Fn(V<u32>) -> Vec<V<f32>>) -> Queries {
+    fn new(s: &Attend, of: impl Fn(V<u32>) -> Vec<V<f32>>) -> Queries {
         let products = s.head_dim / ELEMENTS;
         let rows = shared::<u32>(products * 128);
         for turn in unroll(0..products.div_ceil(s.warps())) {
@@ -243,10 +239,35 @@ fn scores_of(s: &Attend, q: Queries, k: &Words) -> Vec<V<f32>> {
     scores
 }
 
+/// The newest position, which may not be in the caches yet: eight elements of its key and of its value from one on.
+pub(super) struct Newest<K, V> {
+    /// Whether it belongs to the CTA; its last warp takes it.
+    pub(super) here: crate::dsl::V<bool>,
+    pub(super) key: K,
+    pub(super) value: V,
+}
+
+/// What a warp makes of its part of a stretch, whose first positions are on their way. `query` gives four elements of head g from
+/// one on. All warps of the CTA take part.
+#[device]
+pub(super) fn attend<C: Readable + Copy>(
+    s: &Attend,
+    query: impl Fn(V<u32>) -> Vec<V<f32>>,
+    newest: Newest<impl Fn(V<u32>) -> Vec<V<f32>>, impl Fn(V<u32>) -> Vec<V<f32>>>,
+    (source, span, ahead): (Source<C>, Span, Fetched),
+) -> State {
+    let (mut m, mut l, mut o) = State::empty(s).parts();
+    if newest.here && warp_id() == s.warps() - 1 {
+        (m, l, o) = State::of_one(s, &query, newest.key, newest.value).parts();
+    }
+    let q = Queries::new(s, query);
+    walk(s, q, (source, span), ahead, State { m, l, o })
+}
+
 /// Takes a warp's state through a span, whose first positions are on their way. The keys of a round are sent for when those before
 /// are used up, and so are the values: in the same registers.
 #[device]
-pub(super) fn walk<K: Readable + Copy>(
+fn walk<K: Readable + Copy>(
     s: &Attend,
     q: Queries,
     (source, span): (Source<K>, Span),

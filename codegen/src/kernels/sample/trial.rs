@@ -216,7 +216,11 @@ impl Scenes {
     }
 
     fn control(&self) -> Control {
-        Control { active: self.active as u32, rows: self.rows.iter().map(|r| r.control).collect() }
+        Control {
+            active: self.active as u32,
+            waiting: 0,
+            rows: self.rows.iter().map(|r| r.control).collect(),
+        }
     }
 
     /// The control and the history after the tokens were fed back.

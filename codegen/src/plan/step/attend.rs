@@ -20,9 +20,9 @@ impl StepPlanner<'_, '_> {
         (self.rows == 1 && self.kind == StepKind::Decode && step.fits()).then_some(step)
     }
 
-    /// Buffers of the counters that CTAs meet by.
+    /// The buffer where its CTAs hand over what they have.
     pub(super) fn attend_step_buffers(&self) -> Vec<(Slot, u64, u64)> {
-        self.attend_step(None).iter().map(|step| (Slot::AttnArrived, step.arrived_bytes(), 0)).collect()
+        self.attend_step(None).iter().map(|step| (Slot::AttnHandover, step.handover_bytes(), 0)).collect()
     }
 
     /// The launch.
@@ -36,7 +36,7 @@ impl StepPlanner<'_, '_> {
             uses.extend([Role::AttnQNorm, Role::AttnKNorm].map(Use::Weight));
         }
         uses.extend([Use::Slot(Slot::Qkv), Use::Kv]);
-        uses.extend([Slot::AttnPartial, Slot::AttnStats, Slot::AttnArrived].map(Use::Slot));
+        uses.extend([Use::Slot(Slot::AttnHandover)]);
         uses.extend(self.slots_of(Vector::Stream).into_iter().map(Use::Slot));
         self.launch_on_acts(step, at, &uses)
     }

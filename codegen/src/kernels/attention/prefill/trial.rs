@@ -93,7 +93,7 @@ fn trial_of(s: &AttendPrefill, form: Form, seed: u64) -> Trial {
     let n_sequences = if s.rows.count > 1 { 2 } else { 1 };
     let sequence = (seed / 2 % n_sequences) as u32;
     let rows = (0..s.rows.count).map(|row| [7, chunk.position + row, sequence, 0]).collect();
-    let control = Control { active: chunk.n_active, rows };
+    let control = Control { active: chunk.n_active, waiting: 0, rows };
     let mut qkv = vec![f32::NAN; (s.rows.count * s.qkv_dim()) as usize];
     for (row, q) in qkv.chunks_mut(s.qkv_dim() as usize).zip(chunk.q.chunks(s.q_dim() as usize)) {
         row[..q.len()].copy_from_slice(q);
