@@ -115,12 +115,17 @@ impl Handover {
         if to.split + mergers >= to.n_active {
             let mut block = to.split + mergers - to.n_active + warp_id() * mergers;
             while block < blocks {
+                let at = (to.kv_head, block);
                 let mut x = dev(0.0f32);
                 // Where there are few stretches, what it takes to find that out of many counts.
-                if to.n_active <= LOT {
-                    x = self.merged(s, (to.kv_head, block), (to.n_active, s.n_splits.min(LOT)));
+                if s.n_splits <= LOT {
+                    x = self.merged(s, at, (to.n_active, s.n_splits));
                 } else {
-                    x = self.merged(s, (to.kv_head, block), (to.n_active, s.n_splits));
+                    if to.n_active <= LOT {
+                        x = self.merged(s, at, (to.n_active, LOT));
+                    } else {
+                        x = self.merged(s, at, (to.n_active, s.n_splits));
+                    }
                 }
                 store(block, x);
                 block = block + mergers * s.warps();
