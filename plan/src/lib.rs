@@ -173,7 +173,8 @@ pub struct KernelDesc {
     /// Shared memory of a CTA, bytes: what the PTX declares, or, beyond [`MAX_STATIC_SHARED_BYTES`], all of it given by the
     /// launch.
     pub shared_bytes: u32,
-    /// Whether its CTAs wait for one another, so that a launch must have all of them resident at once.
+    /// Whether all its CTAs wait for one another, so that a launch must have all of them resident at once. CTAs that wait for some
+    /// others are told how many may ([`WAITING_CTAS`]).
     pub cooperative: bool,
     /// Pointer parameters in order.
     pub params: List<ParamDesc>,

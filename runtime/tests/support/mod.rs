@@ -14,7 +14,7 @@ use monomorph_runtime::queue::{Call, DeviceAddr, Kernels, MemoryInfo, Poison, Qu
 use plan::sampling::{Chooser, NOT_FINITE, SAMPLING_WORDS, SamplingParams, window};
 use plan::{
     Access, Arg, BufferDesc, Dims, HISTORY, KernelDesc, Launch, ParamDesc, Phase, Place, QType, Role,
-    RopeKind, Slot, Step, StepKind, Table, Variant, WeightDesc,
+    RopeKind, Slot, Step, StepKind, Table, Variant, WAITING_CTAS, WeightDesc,
 };
 
 /// Entries of the toy vocabulary, and the width of its stream.
@@ -22,6 +22,9 @@ pub const VOCAB: usize = 16;
 pub const DIM: usize = 32;
 /// A logit is set to NaN at this position.
 pub const NAN_POSITION: u32 = 20;
+
+/// CTAs that may wait at once here.
+const WAITING: u32 = 7;
 
 /// A fake device. Memory is host vectors by address; kernels are Rust functions.
 pub struct HostQueue {
@@ -170,6 +173,9 @@ impl Queue for HostQueue {
     fn sm(&self) -> Option<u32> {
         Some(90)
     }
+    fn waiting_ctas(&self) -> u32 {
+        WAITING
+    }
     fn memory(&self) -> Result<Option<MemoryInfo>, QueueError> {
         self.shared.enter()?;
         let free = self.shared.free_bytes;
@@ -235,6 +241,7 @@ impl HostKernels {
             // hidden = token's row of the embedding + cache sum; cache[position] = token
             (Some("embed"), &[control, table, kv, hidden]) => {
                 assert_eq!(m.u32_at(control)?, 1, "one active row");
+                assert_eq!(m.u32_at(control + 4 * u64::from(WAITING_CTAS))?, WAITING, "what the queue tells");
                 let position = m.u32_at(control + 20)?;
                 // As the kernel: steps after a logit that was none go on with some token.
                 let token = m.u32_at(control + 16)?.min(VOCAB as u32 - 1);
@@ -258,6 +265,7 @@ impl HostKernels {
             // K cache[position] = 100 + position, V cache[position] = 200 + position
             (Some("append"), &[control, kv]) => {
                 assert_eq!(m.u32_at(control)?, 1, "one active row");
+                assert_eq!(m.u32_at(control + 4 * u64::from(WAITING_CTAS))?, WAITING, "what the queue tells");
                 let position = m.u32_at(control + 20)?;
                 for (at, base) in [(kv, 100), (kv + 8, 200)] {
                     let cache = u64::from(m.u32_at(at)?) | u64::from(m.u32_at(at + 4)?) << 32;

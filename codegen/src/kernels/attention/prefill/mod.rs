@@ -33,6 +33,7 @@ const KEY_STEPS: [u32; 3] = [8, 4, 2];
 const WARPS: u32 = 4;
 /// Threads of a CTA.
 const THREADS: u32 = 32 * WARPS;
+
 /// Attention of all rows of a launch, which belong to one sequence: row 0 names it and its position, row `i` is `i`
 /// positions further.
 #[derive(Clone, Debug, PartialEq)]
