@@ -3,28 +3,24 @@
 //! Weights of a few bits leave room in 16-bit lanes: the products of several words add up there before they are widened once, and
 //! the sums in between are never written. The result is that of the instructions one by one, since nothing overflows.
 
-use bytemuck::cast;
-
+use crate::chain_join::{join_nibbles, six_bits};
+use crate::chain_run::{lower_nibbles, six_bits_lower, six_bits_upper, upper_nibbles, whole_bytes};
 use crate::code::{Code, Kind, Slot};
-use crate::dots::sum_of_halves;
 use crate::full::Full;
-use crate::lanes::LANES;
 use crate::uses::{Uses, line_starts, remove};
-use crate::warp::{Context, Warp};
 
 /// Terms of a chain.
 pub(crate) const TERMS: usize = 4;
 /// How far apart the first and the last slot of a chain are at most.
-const REACH: usize = 64;
-
-type Words = [u32; LANES];
-type Halves = [i16; 2 * LANES];
+pub(crate) const REACH: usize = 64;
 
 /// The registers of a chain, all `W`: `add` plus the dot products of `words` with `vectors`.
 #[derive(Clone, Debug)]
 pub(crate) struct DotChain {
     pub words: [u16; TERMS],
     pub vectors: [u16; TERMS],
+    /// What some chains multiply beside the vectors or make words of; the vectors again where there is none.
+    pub others: [u16; TERMS],
     pub add: u16,
 }
 
@@ -58,12 +54,14 @@ pub(crate) fn link(code: &mut Code) {
     for at in (0..code.slots.len()).rev() {
         let Some(terms) = terms(code, &uses, &starts, &gone, at) else { continue };
         let first = &code.slots[terms[TERMS - 1].dot];
-        let chain = DotChain {
+        let vectors = std::array::from_fn(|i| terms[TERMS - 1 - i].vector);
+        let mut chain = DotChain {
             words: std::array::from_fn(|i| terms[TERMS - 1 - i].word),
-            vectors: std::array::from_fn(|i| terms[TERMS - 1 - i].vector),
+            vectors,
+            others: vectors,
             add: first.c,
         };
-        let full: Full = match terms[0].bytes {
+        let mut full: Full = match terms[0].bytes {
             Bytes::Lower => lower_nibbles,
             Bytes::Upper => upper_nibbles,
             Bytes::Whole => whole_bytes,
@@ -74,11 +72,19 @@ pub(crate) fn link(code: &mut Code) {
                 gone[mask] = true;
             }
         }
+        if let Some(six) = six_bits(code, &uses, &starts, &gone, (&chain, at)) {
+            full = if six.upper { six_bits_upper } else { six_bits_lower };
+            (chain.words, chain.others) = (six.words, [six.pairs; TERMS]);
+            for slot in six.slots {
+                gone[slot] = true;
+            }
+        }
         let x = code.chains.len() as u32;
         code.chains.push(chain);
         code.slots[at] = Slot { d: code.slots[at].d, x, full, ..Slot::new(Kind::DotChain) };
     }
     remove(code, &gone);
+    join_nibbles(code);
 }
 
 /// The terms of the chain that ends at a slot, the last first.
@@ -131,65 +137,6 @@ fn term(code: &Code, uses: &Uses, starts: &[usize], gone: &[bool], dot: usize) -
     }
     let bits = uses.bits_of(slot.a)?;
     (bits & 0xc0c0_c0c0 == 0).then_some(whole)
-}
-
-/// The 16-bit products of the bytes of `word`, which are below 64, with those of `vector`, the two of each half added up.
-#[inline(always)]
-fn products(word: i16, vector: i16) -> i16 {
-    let even = (word & 0xff).wrapping_mul(vector << 8 >> 8);
-    even.wrapping_add((word >> 8).wrapping_mul(vector >> 8))
-}
-
-#[inline(always)]
-fn halves(warp: &Warp, regs: &[u16; TERMS]) -> [Halves; TERMS] {
-    regs.map(|reg| cast(warp.w[usize::from(reg)]))
-}
-
-/// A chain of which `bytes` cuts out what is multiplied, of at most 4 bits: 8 products of at most 15 · 128 fit in 16 bits.
-#[inline(always)]
-fn nibbles(warp: &mut Warp, slot: &Slot, cx: &Context<'_>, bytes: impl Fn(i16) -> i16, scale: u32) -> bool {
-    let chain = &cx.code.chains[slot.x as usize];
-    let (words, vectors) = (halves(warp, &chain.words), halves(warp, &chain.vectors));
-    let mut sums = [0i16; 2 * LANES];
-    for i in 0..2 * LANES {
-        let term = |k: usize| products(bytes(words[k][i]), vectors[k][i]);
-        sums[i] = term(0).wrapping_add(term(1)).wrapping_add(term(2)).wrapping_add(term(3));
-    }
-    let (sums, add): (Words, &Words) = (cast(sums), &warp.w[usize::from(chain.add)]);
-    let mut out = [0; LANES];
-    for i in 0..LANES {
-        out[i] = add[i].wrapping_add(sum_of_halves(sums[i]) << scale);
-    }
-    warp.w[usize::from(slot.d)] = out;
-    true
-}
-
-fn lower_nibbles(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
-    nibbles(warp, slot, cx, |word| word & 0x0f0f, 0)
-}
-
-fn upper_nibbles(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
-    nibbles(warp, slot, cx, |word| word >> 4 & 0x0f0f, 4)
-}
-
-/// 4 products of at most 63 · 128 fit in 16 bits.
-fn whole_bytes(warp: &mut Warp, slot: &Slot, cx: &Context<'_>) -> bool {
-    let chain = &cx.code.chains[slot.x as usize];
-    let (words, vectors) = (halves(warp, &chain.words), halves(warp, &chain.vectors));
-    let (mut one, mut other) = ([0i16; 2 * LANES], [0i16; 2 * LANES]);
-    for i in 0..2 * LANES {
-        let term = |k: usize| products(words[k][i], vectors[k][i]);
-        one[i] = term(0).wrapping_add(term(1));
-        other[i] = term(2).wrapping_add(term(3));
-    }
-    let (one, other): (Words, Words) = (cast(one), cast(other));
-    let add = &warp.w[usize::from(chain.add)];
-    let mut out = [0; LANES];
-    for i in 0..LANES {
-        out[i] = add[i].wrapping_add(sum_of_halves(one[i])).wrapping_add(sum_of_halves(other[i]));
-    }
-    warp.w[usize::from(slot.d)] = out;
-    true
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 
 use ptx::{Special, sem};
 
-use crate::affine::{self, Grid, TEAM};
+use crate::affine::{self, Grid};
 use crate::code::{Code, Compare, File, Kind, ShflMode, Slot};
 use crate::dots;
 use crate::exec_small::compare_int;
+use crate::host::permuted;
 use crate::lane_ops::with_lane_ops;
 use crate::lanes::{self, ALL, LANES, float, map1, map2, map3};
 use crate::repeat::{Look, looks};
@@ -287,17 +288,9 @@ fn exchange<const BY: usize>(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> b
     true
 }
 
-/// `shfl.sync.idx`, usually from one lane to a team of eight.
+/// `shfl.sync.idx`.
 fn shuffle_from(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
-    let (values, from) = (&warp.w[usize::from(slot.a)], &warp.w[usize::from(slot.b)]);
-    let mut out = [0; LANES];
-    for (out, from) in out.as_chunks_mut::<TEAM>().0.iter_mut().zip(from.as_chunks::<TEAM>().0) {
-        if *from == [from[0]; TEAM] {
-            *out = [values[from[0] as usize & 31]; TEAM];
-        } else {
-            *out = from.map(|from| values[from as usize & 31]);
-        }
-    }
+    let out = permuted(&warp.w[usize::from(slot.a)], &warp.w[usize::from(slot.b)]);
     warp.w[usize::from(slot.d)] = out;
     true
 }

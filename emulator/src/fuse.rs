@@ -8,7 +8,7 @@ use ptx::sem;
 use crate::code::{Code, Kind, Slot};
 use crate::dots;
 use crate::full::Full;
-use crate::lanes::{LANES, float, map2, map3};
+use crate::lanes::{self, LANES, float, map_rows, map2, map3};
 use crate::uses::{Uses, line_starts, remove};
 use crate::warp::{Context, Warp};
 
@@ -33,12 +33,7 @@ macro_rules! pairs {
             let mut regs = sources(slot).into_iter();
             $(let $p = row(warp, regs.next());)*
             $(let $q = row(warp, regs.next());)*
-            let mut out = [0; LANES];
-            for i in 0..LANES {
-                $(let $p = $p[i];)*
-                $(let $q = $q[i];)*
-                out[i] = $body;
-            }
+            let out = map_rows([$($p,)* $($q),*], |[$($p,)* $($q),*]| $body);
             warp.w[usize::from(slot.d)] = out;
             true
         })*
@@ -75,8 +70,8 @@ pairs! {
     MadToFloat: MadLoW(a, b, c) => F32FromS32[0]() {
         sem::cvt_rn_f32_s32(a.wrapping_mul(b).wrapping_add(c) as i32).to_bits()
     }
-    LowHalf: ExtU16(a) => F32FromF16[0]() { sem::f16_to_f32(a as u16).to_bits() }
-    HighHalf: HighW(a) => F32FromF16[0]() { sem::f16_to_f32((a >> 16) as u16).to_bits() }
+    LowHalf: ExtU16(a) => F32FromF16[0]() { lanes::float_of_half(a) }
+    HighHalf: HighW(a) => F32FromF16[0]() { lanes::float_of_half(a >> 16) }
     MulNeg: MulF(a, b) => NegF[0]() { sem::neg_f32(sem::mul_f32(float(a), float(b))).to_bits() }
 }
 

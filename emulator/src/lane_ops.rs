@@ -69,17 +69,17 @@ macro_rules! with_lane_ops {
             SqrtF(a: W) -> W { sem::sqrt_f32(float(a)).to_bits() }
             AbsF(a: W) -> W { sem::abs_f32(float(a)).to_bits() }
             NegF(a: W) -> W { sem::neg_f32(float(a)).to_bits() }
-            MinF(a: W, b: W) -> W { sem::min_f32(float(a), float(b)).to_bits() }
-            MaxF(a: W, b: W) -> W { sem::max_f32(float(a), float(b)).to_bits() }
-            MinNanF(a: W, b: W) -> W { sem::min_nan_f32(float(a), float(b)).to_bits() }
-            MaxNanF(a: W, b: W) -> W { sem::max_nan_f32(float(a), float(b)).to_bits() }
+            MinF(a: W, b: W) -> W { lanes::min_f32(a, b) }
+            MaxF(a: W, b: W) -> W { lanes::max_f32(a, b) }
+            MinNanF(a: W, b: W) -> W { lanes::min_nan_f32(a, b) }
+            MaxNanF(a: W, b: W) -> W { lanes::max_nan_f32(a, b) }
             F32FromS32(a: W) -> W { sem::cvt_rn_f32_s32(a as i32).to_bits() }
             F32FromU32(a: W) -> W { sem::cvt_rn_f32_u32(a).to_bits() }
-            F32FromF16(a: W) -> W { sem::f16_to_f32(a as u16).to_bits() }
+            F32FromF16(a: W) -> W { lanes::float_of_half(a) }
             F32FromBf16(a: W) -> W { sem::bf16_to_f32(a as u16).to_bits() }
-            F16FromF32(a: W) -> W { u32::from(sem::f32_to_f16(float(a))) }
+            F16FromF32(a: W) -> W { lanes::half_of_float(a) }
             Bf16FromF32(a: W) -> W { u32::from(sem::f32_to_bf16(float(a))) }
-            PackF16x2(a: W, b: W) -> W { sem::pack_f16x2(float(a), float(b)) }
+            PackF16x2(a: W, b: W) -> W { lanes::half_of_float(a) << 16 | lanes::half_of_float(b) }
             S32FromF32Rzi(a: W) -> W { sem::cvt_rzi_s32_f32(float(a)) as u32 }
             S32FromF32Rni(a: W) -> W { sem::cvt_rni_s32_f32(float(a)) as u32 }
             MovQ(a: Q) -> Q { a }

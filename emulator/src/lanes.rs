@@ -1,5 +1,7 @@
 //! Loops over the 32 lanes of a warp, written so that they become vector code, and the scalar pieces they are made of.
 
+use ptx::sem;
+
 /// Lanes of a warp.
 pub(crate) const LANES: usize = 32;
 /// The mask of a warp whose lanes all execute.
@@ -8,14 +10,34 @@ pub(crate) const ALL: u32 = u32::MAX;
 /// Lanes of a whole vector of 512 bits.
 pub(crate) const WHOLE: usize = 16;
 
+/// Sixteen values, one for each place of a whole vector. Not a loop: those become vectors of half that width, which are slow beside
+/// whole ones (these close one of three ports), or, once they are unrolled, what the compiler thinks best.
+#[inline(always)]
+fn whole<D>(f: impl Fn(usize) -> D) -> [D; WHOLE] {
+    [f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)]
+}
+
+/// The two whole vectors of a register.
+#[inline(always)]
+fn wholes<A>(row: &[A; LANES]) -> [&[A; WHOLE]; 2] {
+    let wholes = row.as_chunks::<WHOLE>().0;
+    [&wholes[0], &wholes[1]]
+}
+
+/// The reverse of [`wholes`].
+#[inline(always)]
+fn joined<D: Copy + Default>(wholes: [[D; WHOLE]; 2]) -> [D; LANES] {
+    let mut out = [D::default(); LANES];
+    let places = out.as_chunks_mut::<WHOLE>().0;
+    (places[0], places[1]) = (wholes[0], wholes[1]);
+    out
+}
+
 /// One operation on every lane.
 #[inline(always)]
 pub(crate) fn map1<A: Copy, D: Copy + Default>(a: &[A; LANES], f: impl Fn(A) -> D) -> [D; LANES] {
-    let mut out = [D::default(); LANES];
-    for i in 0..LANES {
-        out[i] = f(a[i]);
-    }
-    out
+    let a = wholes(a);
+    joined([whole(|i| f(a[0][i])), whole(|i| f(a[1][i]))])
 }
 
 /// One operation of two sources on every lane.
@@ -25,15 +47,11 @@ pub(crate) fn map2<A: Copy, B: Copy, D: Copy + Default>(
     b: &[B; LANES],
     f: impl Fn(A, B) -> D,
 ) -> [D; LANES] {
-    let mut out = [D::default(); LANES];
-    for i in 0..LANES {
-        out[i] = f(a[i], b[i]);
-    }
-    out
+    let (a, b) = (wholes(a), wholes(b));
+    joined([whole(|i| f(a[0][i], b[0][i])), whole(|i| f(a[1][i], b[1][i]))])
 }
 
-/// One operation of three sources on every lane. A loop over as many lanes as a vector has is unrolled and becomes one; the long loop
-/// would become vectors of half that width, which are slow beside whole ones: those close one of three ports.
+/// One operation of three sources on every lane.
 #[inline(always)]
 pub(crate) fn map3<A: Copy, B: Copy, C: Copy, D: Copy + Default>(
     a: &[A; LANES],
@@ -41,14 +59,18 @@ pub(crate) fn map3<A: Copy, B: Copy, C: Copy, D: Copy + Default>(
     c: &[C; LANES],
     f: impl Fn(A, B, C) -> D,
 ) -> [D; LANES] {
-    let mut out = [D::default(); LANES];
-    let (a, b, c) = (a.as_chunks::<WHOLE>().0, b.as_chunks::<WHOLE>().0, c.as_chunks::<WHOLE>().0);
-    for (((out, a), b), c) in out.as_chunks_mut::<WHOLE>().0.iter_mut().zip(a).zip(b).zip(c) {
-        for i in 0..WHOLE {
-            out[i] = f(a[i], b[i], c[i]);
-        }
-    }
-    out
+    let (a, b, c) = (wholes(a), wholes(b), wholes(c));
+    joined([whole(|i| f(a[0][i], b[0][i], c[0][i])), whole(|i| f(a[1][i], b[1][i], c[1][i]))])
+}
+
+/// One operation of any number of registers on every lane.
+#[inline(always)]
+pub(crate) fn map_rows<const N: usize>(
+    rows: [&[u32; LANES]; N],
+    f: impl Fn([u32; N]) -> u32,
+) -> [u32; LANES] {
+    let rows = rows.map(wholes);
+    joined([whole(|i| f(rows.map(|row| row[0][i]))), whole(|i| f(rows.map(|row| row[1][i])))])
 }
 
 /// Writes the lanes of `mask`.
@@ -113,6 +135,74 @@ pub(crate) fn each(mask: u32) -> impl Iterator<Item = usize> {
 #[inline(always)]
 pub(crate) fn float(bits: u32) -> f32 {
     f32::from_bits(bits)
+}
+
+/// `cvt.f32.f16` of the lower half of a word, in operations of 32 bits alone.
+#[inline(always)]
+pub(crate) fn float_of_half(word: u32) -> u32 {
+    let abs = word & 0x7fff;
+    let normal = (abs << 13) + (112 << 23);
+    let subnormal = (abs as i32 as f32 * float(0x3380_0000)).to_bits(); // abs · 2^-24
+    let finite = if abs < 0x0400 { subnormal } else { normal };
+    let number = if abs == 0x7c00 { 0x7f80_0000 } else { finite } | (word & 0x8000) << 16;
+    if abs > 0x7c00 { sem::NAN_F32 } else { number }
+}
+
+/// `cvt.rn.f16.f32` likewise.
+#[inline(always)]
+pub(crate) fn half_of_float(bits: u32) -> u32 {
+    let abs = bits & 0x7fff_ffff;
+    let rebased = abs.wrapping_sub(112 << 23);
+    let normal = rebased.wrapping_add(0xfff + (rebased >> 13 & 1)) >> 13;
+    // Below 2^-14 the result is a multiple of 2^-24, the last place of numbers in [0.5, 1): the sum rounds there.
+    let subnormal = (float(abs) + 0.5).to_bits().wrapping_sub(0x3f00_0000);
+    // By a mask: a condition would become a branch.
+    let small = 0u32.wrapping_sub(u32::from(abs < 0x3880_0000));
+    let finite = subnormal & small | normal & !small;
+    // What is rounded beyond the largest number is infinity.
+    let number = finite.min(0x7c00) | bits >> 16 & 0x8000;
+    if is_nan(bits) { 0x7fff } else { number }
+}
+
+#[inline(always)]
+fn is_nan(bits: u32) -> bool {
+    bits & 0x7fff_ffff > 0x7f80_0000
+}
+
+/// `max.f32` of floats by their bits, in operations that become vector code: numbers in order, -0 below +0, are integers in order
+/// once those below zero are turned around.
+#[inline(always)]
+pub(crate) fn max_f32(a: u32, b: u32) -> u32 {
+    let order = |bits: u32| (bits ^ ((bits as i32 >> 31) as u32 >> 1)) as i32;
+    let larger = if order(a) > order(b) { a } else { b };
+    let number = if is_nan(a) { b } else { larger };
+    let number = if is_nan(b) { a } else { number };
+    if is_nan(number) { sem::NAN_F32 } else { number }
+}
+
+/// `max.NaN.f32` likewise.
+#[inline(always)]
+pub(crate) fn max_nan_f32(a: u32, b: u32) -> u32 {
+    let larger = max_f32(a, b);
+    let larger = if is_nan(a) { sem::NAN_F32 } else { larger };
+    if is_nan(b) { sem::NAN_F32 } else { larger }
+}
+
+/// The bits of a number with the other sign.
+const SIGN: u32 = 1 << 31;
+
+/// `min.f32`: the largest of the negatives, turned around again, except for NaN.
+#[inline(always)]
+pub(crate) fn min_f32(a: u32, b: u32) -> u32 {
+    let smaller = max_f32(a ^ SIGN, b ^ SIGN);
+    if is_nan(smaller) { smaller } else { smaller ^ SIGN }
+}
+
+/// `min.NaN.f32` likewise.
+#[inline(always)]
+pub(crate) fn min_nan_f32(a: u32, b: u32) -> u32 {
+    let smaller = max_nan_f32(a ^ SIGN, b ^ SIGN);
+    if is_nan(smaller) { smaller } else { smaller ^ SIGN }
 }
 
 /// `lop3`: the bitwise function with truth table `lut`, as a tree of selections.
@@ -194,6 +284,36 @@ mod tests {
                 assert_eq!(rem_u32(a, *b), sem::rem_u32(a, *b), "{a} % {b}");
                 assert_eq!(div_s32(a, *b), sem::div_s32(sa, sb) as u32, "{sa} / {sb}");
                 assert_eq!(rem_s32(a, *b), sem::rem_s32(sa, sb) as u32, "{sa} % {sb}");
+            }
+        }
+    }
+
+    #[test]
+    fn halves_are_converted_as_the_table_says() {
+        for half in 0..=u16::MAX {
+            let word = u32::from(half) | 0xabcd_0000;
+            assert_eq!(float_of_half(word), sem::f16_to_f32(half).to_bits(), "{half:#x}");
+            // Every half, the middles between two of them, and what is next to both.
+            for bits in [0u32, 0x1000].map(|middle| float_of_half(half.into()).wrapping_add(middle)) {
+                for near in [bits.wrapping_sub(1), bits, bits.wrapping_add(1)] {
+                    let want = u32::from(sem::f32_to_f16(float(near)));
+                    assert_eq!(half_of_float(near), want, "{near:#x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_larger_and_the_smaller_are_those_of_the_table() {
+        let ends = [0u32, 1, 0x3f80_0000, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0x7fc0_0000, 0x7fff_ffff];
+        let all: Vec<u32> = ends.into_iter().flat_map(|bits| [bits, bits ^ SIGN]).collect();
+        for a in &all {
+            for b in &all {
+                let (x, y) = (float(*a), float(*b));
+                let want =
+                    [sem::max_f32(x, y), sem::min_f32(x, y), sem::max_nan_f32(x, y), sem::min_nan_f32(x, y)];
+                let got = [max_f32(*a, *b), min_f32(*a, *b), max_nan_f32(*a, *b), min_nan_f32(*a, *b)];
+                assert_eq!(got, want.map(f32::to_bits), "{a:#x} {b:#x}");
             }
         }
     }

@@ -20,6 +20,8 @@
 mod affine;
 mod allocate;
 mod chain;
+mod chain_join;
+mod chain_run;
 mod code;
 mod cta;
 mod decode;
@@ -34,6 +36,7 @@ mod exec_small;
 mod exec_sync;
 mod full;
 mod fuse;
+mod host;
 mod job;
 mod lane_ops;
 mod lanes;

@@ -170,7 +170,7 @@ fn tables(code: &mut Code, slot: &mut Slot, x: usize, see: &mut impl Visitor) {
         }
         Kind::DotChain => {
             let chain = &mut code.chains[x];
-            for reg in chain.words.iter_mut().chain(&mut chain.vectors) {
+            for reg in chain.words.iter_mut().chain(&mut chain.vectors).chain(&mut chain.others) {
                 see.register(W, reg, Read);
             }
             see.register(W, &mut chain.add, Read);

@@ -10,7 +10,7 @@ use crate::warp::{Context, Patience, Warp};
 /// The register that is looked at.
 pub(crate) const D: u16 = 7;
 /// Registers of 32 bits.
-pub(crate) const REGISTERS: usize = 24;
+pub(crate) const REGISTERS: usize = 48;
 
 /// Slots with their functions, over [`REGISTERS`] registers of 32 bits.
 pub(crate) fn code(slots: Vec<Slot>) -> Code {

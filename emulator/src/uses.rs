@@ -64,6 +64,11 @@ impl Uses {
         if is(and.b) { Some(and.a) } else { is(and.a).then_some(and.b) }
     }
 
+    /// Whether a register is a constant of that value.
+    pub fn is_constant(&self, code: &Code, reg: u16, value: u32) -> bool {
+        code.w_consts.contains(&(reg, value))
+    }
+
     /// The bits that a register can have, where a mask says so.
     pub fn bits_of(&self, reg: u16) -> Option<u32> {
         self.bits.get(usize::from(reg)).copied().flatten()
