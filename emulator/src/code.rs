@@ -1,4 +1,4 @@
-//! A decoded entry: a flat list of 16-byte slots, and side tables for what does not fit one.
+//! A decoded entry: a flat list of 32-byte slots, and side tables for what does not fit one.
 //!
 //! Operands are register indices. Immediates are registers too: constants that are written once when a warp is made,
 //! so an operation has no variants by operand kind. 16- and 32-bit registers share the `W` file, 64-bit ones are the
@@ -20,7 +20,7 @@ macro_rules! define_kinds {
         #[allow(clippy::enum_variant_names)]
         pub(crate) enum Kind {
             $($name,)*
-            /// Two of them in one: d, a, b, c: W, x: two more of W; what it does is its function for all lanes.
+            /// Several of them in one: d, a, b, c: W, x: two more of W, then `more`; what it does is its function for all lanes.
             Fused,
             /// d: W, x: index into `chains`.
             DotChain,
@@ -132,6 +132,8 @@ pub(crate) struct Slot {
     pub b: u16,
     pub c: u16,
     pub x: u32,
+    /// More sources of a fused slot.
+    pub more: [u16; 4],
     /// The file of the one register that `full` writes, for all lanes and whatever they hold: other lanes than those that
     /// execute can get theirs back.
     pub writes: Option<File>,
@@ -142,7 +144,7 @@ pub(crate) struct Slot {
 impl Slot {
     /// A slot without guard and operands.
     pub fn new(kind: Kind) -> Slot {
-        Slot { kind, guard: 0, d: 0, a: 0, b: 0, c: 0, x: 0, writes: None, full: full::general }
+        Slot { kind, guard: 0, d: 0, a: 0, b: 0, c: 0, x: 0, more: [0; 4], writes: None, full: full::general }
     }
 }
 

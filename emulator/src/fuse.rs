@@ -1,7 +1,7 @@
-//! Pairs of operations as one slot: a value that one operation makes and one other takes, right there, is never written.
+//! Several operations as one slot: a value that one operation makes and one other takes, right there, is never written.
 //!
 //! A slot costs about ten cycles beside what it computes: finding it, loading rows, storing a row. Kernels on quantized weights
-//! are full of the same few pairs, a field cut out of a word and put to use.
+//! are full of the same few expressions: a field cut out of a word and put to use, what a sub-block adds to its row's sum.
 
 use ptx::sem;
 
@@ -12,39 +12,44 @@ use crate::lanes::{self, LANES, float, map_rows, map2, map3};
 use crate::uses::{Uses, line_starts, remove};
 use crate::warp::{Context, Warp};
 
-/// How far back a slot looks for the one that makes its operand.
-const REACH: usize = 32;
+/// How far back a slot looks for those that make its operands.
+const REACH: usize = 64;
 
-/// A pair that has a function: what `first` computes is operand `place` of `then`.
-struct Pair {
-    first: Kind,
-    then: Kind,
-    place: usize,
-    /// Sources of each.
-    arity: (usize, usize),
+/// Registers that a fused slot reads, at most.
+const SOURCES: usize = 9;
+
+/// What slots compute together.
+#[derive(Debug)]
+enum Tree {
+    /// What a register holds.
+    X,
+    /// An operation of others.
+    Of(Kind, &'static [Tree]),
+}
+use Tree::{Of, X};
+
+/// An expression that has a function: its root, the root's operands, and what computes it of its registers, in order.
+struct Pattern {
+    root: Kind,
+    operands: &'static [Tree],
     run: Full,
 }
 
-/// Every pair, by what the two compute together of the first one's sources and the second one's others, in order.
-macro_rules! pairs {
-    ($($name:ident: $first:ident($($p:ident),*) => $then:ident[$place:literal]($($q:ident),*) $body:block)*) => {
+/// Every expression, by what it computes of its registers.
+macro_rules! patterns {
+    ($($name:ident: $root:ident $operands:tt => ($($p:ident),*) $body:block)*) => {
         $(#[allow(non_snake_case)]
         fn $name(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
             let mut regs = sources(slot).into_iter();
             $(let $p = row(warp, regs.next());)*
-            $(let $q = row(warp, regs.next());)*
-            let out = map_rows([$($p,)* $($q),*], |[$($p,)* $($q),*]| $body);
+            let out = map_rows([$($p),*], |[$($p),*]| $body);
             warp.w[usize::from(slot.d)] = out;
             true
         })*
 
-        const PAIRS: &[Pair] = &[$(Pair {
-            first: Kind::$first,
-            then: Kind::$then,
-            place: $place,
-            arity: (count(&[$(stringify!($p)),*]), 1 + count(&[$(stringify!($q)),*])),
-            run: $name,
-        }),*];
+        /// The larger before those that are part of them.
+        const PATTERNS: &[Pattern] =
+            &[$(Pattern { root: Kind::$root, operands: &$operands, run: $name }),*];
     };
 }
 
@@ -53,32 +58,74 @@ fn row(warp: &Warp, reg: Option<u16>) -> &[u32; LANES] {
     &warp.w[usize::from(reg.unwrap_or(0))]
 }
 
-const fn count(names: &[&str]) -> usize {
-    names.len()
+/// The float of the product of two integers.
+#[inline(always)]
+fn product(a: u32, b: u32) -> f32 {
+    sem::cvt_rn_f32_s32(a.wrapping_mul(b) as i32)
 }
 
-pairs! {
-    AndShl: AndW(a, b) => ShlW[0](y) { sem::shl_b32(a & b, y) }
-    ShlAnd: ShlW(a, b) => AndW[0](y) { sem::shl_b32(a, b) & y }
-    ShrAnd: ShrU(a, b) => AndW[0](y) { sem::shr_u32(a, b) & y }
-    ShrAndOr: ShrU(a, b) => AndOrW[0](y, z) { sem::shr_u32(a, b) & y | z }
-    AndOrShl: ShlW(a, b) => AndOrW[2](x, y) { x & y | sem::shl_b32(a, b) }
-    AddShr: ShrS(a, b) => AddW[1](x) { x.wrapping_add(sem::shr_s32(a, b)) }
-    ShlAdd: ShlW(a, b) => AddW[0](y) { sem::shl_b32(a, b).wrapping_add(y) }
-    AddShl: ShlW(a, b) => AddW[1](x) { x.wrapping_add(sem::shl_b32(a, b)) }
-    MulToFloat: MulLoW(a, b) => F32FromS32[0]() { sem::cvt_rn_f32_s32(a.wrapping_mul(b) as i32).to_bits() }
-    MadToFloat: MadLoW(a, b, c) => F32FromS32[0]() {
+/// The float of the lower half of a word.
+#[inline(always)]
+fn half(word: u32) -> f32 {
+    float(lanes::float_of_half(word))
+}
+
+use Kind::{
+    AndOrW, AndW, ExtU16, F32FromF16, F32FromS32, FmaF, HighW, MadLoW, MulF, MulLoW, NegF, ShlW, ShrS, ShrU,
+};
+
+/// A product as a float.
+const PRODUCT: Tree = Of(F32FromS32, &[Of(MulLoW, &[X, X])]);
+/// The halves of a word as floats.
+const LOW_HALF: Tree = Of(F32FromF16, &[Of(ExtU16, &[X])]);
+const HIGH_HALF: Tree = Of(F32FromF16, &[Of(HighW, &[X])]);
+
+patterns! {
+    // What a sub-block of Q4_K adds: x (d dot scale - dmin sum min).
+    AddSubBlock: FmaF [
+        X,
+        Of(FmaF, &[LOW_HALF, PRODUCT, Of(NegF, &[Of(MulF, &[HIGH_HALF, PRODUCT])])]),
+        X
+    ] => (x, d, dot, scale, dmin, sum, min, acc) {
+        let least = sem::neg_f32(sem::mul_f32(half(dmin >> 16), product(sum, min)));
+        let value = sem::fma_f32(half(d), product(dot, scale), least);
+        sem::fma_f32(float(x), value, float(acc)).to_bits()
+    }
+    // What two of Q6_K add: x d (dot scale + dot scale).
+    AddTwoSubBlocks: FmaF [
+        X,
+        Of(MulF, &[Of(F32FromF16, &[X]), Of(F32FromS32, &[Of(MadLoW, &[X, X, Of(MulLoW, &[X, X])])])]),
+        X
+    ] => (x, d, dot, scale, other, its, acc) {
+        let scaled = dot.wrapping_mul(scale).wrapping_add(other.wrapping_mul(its));
+        let value = sem::mul_f32(half(d), sem::cvt_rn_f32_s32(scaled as i32));
+        sem::fma_f32(float(x), value, float(acc)).to_bits()
+    }
+    // A field of four bits, and two that belong above it.
+    SixBits: AndOrW [Of(ShrU, &[X, X]), X, Of(ShlW, &[Of(AndW, &[X, X]), X])] => (a, by, mask, b, of, up) {
+        sem::shr_u32(a, by) & mask | sem::shl_b32(b & of, up)
+    }
+    AndShl: ShlW [Of(AndW, &[X, X]), X] => (a, b, y) { sem::shl_b32(a & b, y) }
+    ShlAnd: AndW [Of(ShlW, &[X, X]), X] => (a, b, y) { sem::shl_b32(a, b) & y }
+    ShrAnd: AndW [Of(ShrU, &[X, X]), X] => (a, b, y) { sem::shr_u32(a, b) & y }
+    ShrAndOr: AndOrW [Of(ShrU, &[X, X]), X, X] => (a, b, y, z) { sem::shr_u32(a, b) & y | z }
+    AndOrShl: AndOrW [X, X, Of(ShlW, &[X, X])] => (x, y, a, b) { x & y | sem::shl_b32(a, b) }
+    AddShr: AddW [X, Of(ShrS, &[X, X])] => (x, a, b) { x.wrapping_add(sem::shr_s32(a, b)) }
+    ShlAdd: AddW [Of(ShlW, &[X, X]), X] => (a, b, y) { sem::shl_b32(a, b).wrapping_add(y) }
+    AddShl: AddW [X, Of(ShlW, &[X, X])] => (x, a, b) { x.wrapping_add(sem::shl_b32(a, b)) }
+    MulToFloat: F32FromS32 [Of(MulLoW, &[X, X])] => (a, b) { product(a, b).to_bits() }
+    MadToFloat: F32FromS32 [Of(MadLoW, &[X, X, X])] => (a, b, c) {
         sem::cvt_rn_f32_s32(a.wrapping_mul(b).wrapping_add(c) as i32).to_bits()
     }
-    LowHalf: ExtU16(a) => F32FromF16[0]() { lanes::float_of_half(a) }
-    HighHalf: HighW(a) => F32FromF16[0]() { lanes::float_of_half(a >> 16) }
-    MulNeg: MulF(a, b) => NegF[0]() { sem::neg_f32(sem::mul_f32(float(a), float(b))).to_bits() }
+    LowHalf: F32FromF16 [Of(ExtU16, &[X])] => (a) { lanes::float_of_half(a) }
+    HighHalf: F32FromF16 [Of(HighW, &[X])] => (a) { lanes::float_of_half(a >> 16) }
+    MulNeg: NegF [Of(MulF, &[X, X])] => (a, b) { sem::neg_f32(sem::mul_f32(float(a), float(b))).to_bits() }
 }
 
-/// What masks and `dp4a.u32.s32` have in common with [`PAIRS`]; [`dot_of`] chooses what runs.
-const DOTS: &[Pair] = &[
-    Pair { first: Kind::AndW, then: Kind::Dp4aUS, place: 0, arity: (2, 3), run: and_dot },
-    Pair { first: Kind::AndOrW, then: Kind::Dp4aUS, place: 0, arity: (3, 3), run: and_or_dot },
+/// What masks and `dp4a.u32.s32` have in common with [`PATTERNS`]; [`dot_of`] chooses what runs.
+const DOTS: &[Pattern] = &[
+    Pattern { root: Kind::Dp4aUS, operands: &[Of(AndW, &[X, X]), X, X], run: and_dot },
+    Pattern { root: Kind::Dp4aUS, operands: &[Of(AndOrW, &[X, X, X]), X, X], run: and_or_dot },
 ];
 
 /// The top bits of the bytes of a word.
@@ -107,7 +154,7 @@ fn short_dot(code: &Code, uses: &Uses, at: usize) -> Option<Slot> {
         return None;
     }
     let mut short = Slot { d: slot.d, full: small_dot, ..Slot::new(Kind::Fused) };
-    set_sources(&mut short, [slot.a, slot.b, slot.c, slot.a, slot.a]);
+    set_sources(&mut short, sources_of(&[slot.a, slot.b, slot.c]));
     Some(short)
 }
 
@@ -119,49 +166,64 @@ fn small_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
 }
 
 fn and_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
-    let [a, mask, y, z, _] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let [a, mask, y, z] = rows(warp, slot);
     let out = dots::dot::<false>(&map2(a, mask, |a, mask| a & mask), y, z);
     warp.w[usize::from(slot.d)] = out;
     true
 }
 
 fn and_small_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
-    let [a, mask, y, z, _] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let [a, mask, y, z] = rows(warp, slot);
     let out = dots::dot_of_small(map2(a, mask, |a, mask| a & mask), y, z, |dot| dot);
     warp.w[usize::from(slot.d)] = out;
     true
 }
 
 fn and_upper_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
-    let [a, mask, y, z, _] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let [a, mask, y, z] = rows(warp, slot);
     let out = dots::dot_of_small(map2(a, mask, |a, mask| (a & mask) >> 4), y, z, |dot| dot << 4);
     warp.w[usize::from(slot.d)] = out;
     true
 }
 
 fn and_or_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
-    let [a, mask, or, y, z] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let [a, mask, or, y, z] = rows(warp, slot);
     let out = dots::dot::<false>(&map3(a, mask, or, |a, mask, or| a & mask | or), y, z);
     warp.w[usize::from(slot.d)] = out;
     true
 }
 
 fn and_or_small_dot(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
-    let [a, mask, or, y, z] = sources(slot).map(|reg| &warp.w[usize::from(reg)]);
+    let [a, mask, or, y, z] = rows(warp, slot);
     let out = dots::dot_of_small(map3(a, mask, or, |a, mask, or| a & mask | or), y, z, |dot| dot);
     warp.w[usize::from(slot.d)] = out;
     true
 }
 
+/// The first registers that a fused slot reads.
+#[inline(always)]
+fn rows<'w, const N: usize>(warp: &'w Warp, slot: &Slot) -> [&'w [u32; LANES]; N] {
+    let regs = sources(slot);
+    std::array::from_fn(|i| &warp.w[usize::from(regs[i])])
+}
+
 /// Where a fused slot keeps its sources; what it does not need repeats the first.
-pub(crate) fn sources(slot: &Slot) -> [u16; 5] {
-    [slot.a, slot.b, slot.c, slot.x as u16, (slot.x >> 16) as u16]
+#[inline(always)]
+pub(crate) fn sources(slot: &Slot) -> [u16; SOURCES] {
+    let [d, e, f, g] = slot.more;
+    [slot.a, slot.b, slot.c, slot.x as u16, (slot.x >> 16) as u16, d, e, f, g]
 }
 
 /// The reverse of [`sources`].
-pub(crate) fn set_sources(slot: &mut Slot, regs: [u16; 5]) {
-    [slot.a, slot.b, slot.c] = [regs[0], regs[1], regs[2]];
-    slot.x = u32::from(regs[3]) | u32::from(regs[4]) << 16;
+pub(crate) fn set_sources(slot: &mut Slot, regs: [u16; SOURCES]) {
+    let [a, b, c, low, high, more @ ..] = regs;
+    (slot.a, slot.b, slot.c, slot.more) = (a, b, c, more);
+    slot.x = u32::from(low) | u32::from(high) << 16;
+}
+
+/// Some registers as all [`sources`].
+fn sources_of(regs: &[u16]) -> [u16; SOURCES] {
+    std::array::from_fn(|i| regs.get(i).or(regs.first()).copied().unwrap_or(0))
 }
 
 /// Fuses what can be, and takes out the slots that are no longer needed. Branches go by slots already.
@@ -169,10 +231,21 @@ pub(crate) fn fuse(code: &mut Code) {
     let uses = Uses::of(code);
     let starts = line_starts(code);
     let mut gone = vec![false; code.slots.len()];
-    for at in 0..code.slots.len() {
-        if let Some((first, fused)) = partner(code, &uses, &starts, &gone, at) {
-            gone[first] = true;
-            code.slots[at] = fused;
+    for at in (0..code.slots.len()).rev().filter(|at| code.slots[*at].guard == 0).collect::<Vec<_>>() {
+        if gone[at] {
+            continue;
+        }
+        let (code_now, starts) = (&*code, starts.as_slice());
+        let fused = PATTERNS.iter().chain(DOTS).find_map(|pattern| {
+            let mut found =
+                Found { code: code_now, uses: &uses, starts, at, inner: Vec::new(), leaves: Vec::new() };
+            found.is(pattern).then(|| (found.slot(pattern), found.inner))
+        });
+        if let Some((slot, inner)) = fused {
+            for inner in inner {
+                gone[inner] = true;
+            }
+            code.slots[at] = slot;
         } else if let Some(short) = short_dot(code, &uses, at) {
             code.slots[at] = short;
         }
@@ -180,42 +253,62 @@ pub(crate) fn fuse(code: &mut Code) {
     remove(code, &gone);
 }
 
-/// The slot that `at` can be fused with, and both as one.
-fn partner(code: &Code, uses: &Uses, starts: &[usize], gone: &[bool], at: usize) -> Option<(usize, Slot)> {
-    let then = code.slots[at];
-    if then.guard != 0 {
-        return None;
+/// The search for an expression whose root is a slot.
+struct Found<'a> {
+    code: &'a Code,
+    uses: &'a Uses,
+    starts: &'a [usize],
+    at: usize,
+    /// The slots that make operands.
+    inner: Vec<usize>,
+    /// The registers, in order, and the slots that read them.
+    leaves: Vec<(u16, usize)>,
+}
+
+impl Found<'_> {
+    /// Whether the slot is the root of a pattern.
+    fn is(&mut self, pattern: &Pattern) -> bool {
+        let grows = self.code.slots[self.at].kind == pattern.root && self.grow(pattern.operands, self.at);
+        // What the slot reads must still be there where it stands.
+        grows && self.leaves.iter().all(|(reg, from)| !self.uses.written(*reg, *from, self.at))
     }
-    PAIRS.iter().chain(DOTS).filter(|pair| pair.then == then.kind).find_map(|pair| {
-        let operand = [then.a, then.b, then.c][pair.place];
-        let [first] = uses.writers.get(usize::from(operand))?.as_slice() else { return None };
-        let first = *first;
-        let near = first < at && at - first <= REACH && starts[first] == starts[at];
-        if !near || gone[first] || uses.reads[usize::from(operand)] != 1 {
-            return None;
+
+    /// Whether a slot's operands are made as trees say.
+    fn grow(&mut self, trees: &[Tree], by: usize) -> bool {
+        let slot = self.code.slots[by];
+        let mut operands = trees.iter().zip([slot.a, slot.b, slot.c]);
+        operands.all(|(tree, reg)| match tree {
+            X => {
+                self.leaves.push((reg, by));
+                true
+            }
+            Of(kind, operands) => {
+                let Some(made) = self.uses.maker(reg).filter(|made| self.near(*made, by)) else {
+                    return false;
+                };
+                let made_by = &self.code.slots[made];
+                self.inner.push(made);
+                made_by.kind == *kind && made_by.guard == 0 && self.grow(operands, made)
+            }
+        })
+    }
+
+    /// Whether a slot comes before another, and shortly before the root, with nothing but a straight line in between.
+    fn near(&self, made: usize, by: usize) -> bool {
+        made < by && self.at - made <= REACH && self.starts[made] == self.starts[self.at]
+    }
+
+    /// Everything as one slot.
+    fn slot(&self, pattern: &Pattern) -> Slot {
+        let root = self.code.slots[self.at];
+        let mut slot = Slot { d: root.d, full: pattern.run, ..Slot::new(Kind::Fused) };
+        let regs: Vec<u16> = self.leaves.iter().map(|(reg, _)| *reg).collect();
+        set_sources(&mut slot, sources_of(&regs));
+        if root.kind == Kind::Dp4aUS {
+            slot.full = dot_of(self.code, self.uses, &self.code.slots[self.inner[0]]);
         }
-        // Another pair may have taken this slot's place.
-        let made_by = code.slots[first];
-        let theirs = [made_by.a, made_by.b, made_by.c];
-        let theirs = &theirs[..pair.arity.0];
-        let fits = made_by.kind == pair.first && made_by.guard == 0;
-        if !fits || theirs.iter().any(|reg| uses.written(*reg, first, at)) {
-            return None;
-        }
-        let mut fused = Slot { d: then.d, full: pair.run, ..Slot::new(Kind::Fused) };
-        let mut regs = [theirs[0]; 5];
-        let others = [then.a, then.b, then.c];
-        let others = others[..pair.arity.1].iter().enumerate().filter(|(i, _)| *i != pair.place);
-        let all = theirs.iter().chain(others.map(|(_, reg)| reg));
-        for (place, reg) in regs.iter_mut().zip(all) {
-            *place = *reg;
-        }
-        set_sources(&mut fused, regs);
-        if then.kind == Kind::Dp4aUS {
-            fused.full = dot_of(code, uses, &made_by);
-        }
-        Some((first, fused))
-    })
+        slot
+    }
 }
 
 #[cfg(test)]
@@ -223,31 +316,50 @@ mod tests {
     use super::*;
     use crate::trial::{D, code, run};
 
-    /// The two slots of a pair, their sources in registers 0 to 4, and what they leave in register 7.
-    fn pair_of(pair: &Pair) -> Code {
-        let between = 6;
-        let first = Slot { d: between, a: 0, b: 1, c: 2, ..Slot::new(pair.first) };
-        let mut rest = pair.arity.0 as u16..;
-        let mut others = [0; 3];
-        for (place, reg) in others.iter_mut().enumerate().take(pair.arity.1) {
-            *reg = if place == pair.place { between } else { rest.next().unwrap() };
+    /// The slots of an expression: registers in 0 to 5 and 8 on, what is made in between in 20 on, the result in 7.
+    fn slots_of(kind: Kind, operands: &[Tree], (leaf, made): (&mut u16, &mut u16), d: u16) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        let mut regs = [0; 3];
+        for (tree, reg) in operands.iter().zip(&mut regs) {
+            match tree {
+                X => {
+                    *reg = *leaf;
+                    *leaf += if *leaf == 5 { 3 } else { 1 };
+                }
+                Of(kind, operands) => {
+                    *reg = *made;
+                    *made += 1;
+                    slots.extend(slots_of(*kind, operands, (&mut *leaf, &mut *made), *reg));
+                }
+            }
         }
-        let [a, b, c] = others;
-        let then = Slot { d: D, a, b, c, ..Slot::new(pair.then) };
-        code(vec![first, then, Slot::new(Kind::Ret)])
+        let [a, b, c] = regs;
+        slots.push(Slot { d, a, b, c, ..Slot::new(kind) });
+        slots
+    }
+
+    /// A pattern's slots, with the end of a kernel.
+    fn code_of(pattern: &Pattern) -> Code {
+        let mut slots = slots_of(pattern.root, pattern.operands, (&mut 0, &mut 20), D);
+        slots.push(Slot::new(Kind::Ret));
+        code(slots)
     }
 
     #[test]
-    fn every_pair_computes_what_its_two_do() {
-        for pair in PAIRS.iter().chain(DOTS) {
-            let apart = pair_of(pair);
-            let mut fused = pair_of(pair);
+    fn every_pattern_computes_what_its_slots_do() {
+        for pattern in PATTERNS.iter().chain(DOTS) {
+            let apart = code_of(pattern);
+            let mut fused = code_of(pattern);
             fuse(&mut fused);
-            assert_eq!(fused.slots.len(), 2, "{:?} and {:?}", pair.first, pair.then);
-            for seed in 0..50 {
+            let tree = (pattern.root, pattern.operands);
+            assert_eq!(fused.slots.len(), 2, "{tree:?}");
+            if pattern.root != Kind::Dp4aUS {
+                assert_eq!(fused.slots[0].full as usize, pattern.run as usize, "{tree:?}");
+            }
+            for seed in 0..200 {
                 for lanes in [32, 11] {
                     let (want, got) = (run(&apart, seed, lanes), run(&fused, seed, lanes));
-                    assert_eq!(want, got, "{:?} and {:?} of {lanes} lanes", pair.first, pair.then);
+                    assert_eq!(want, got, "{tree:?} of {lanes} lanes");
                 }
             }
         }
