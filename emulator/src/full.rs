@@ -9,8 +9,7 @@ use ptx::{Special, sem};
 use crate::affine::{self, Grid};
 use crate::code::{Code, Compare, File, Kind, ShflMode, Slot};
 use crate::dots;
-use crate::exec_small::compare_int;
-use crate::host::permuted;
+use crate::host::{below, chosen, equal, permuted};
 use crate::lane_ops::with_lane_ops;
 use crate::lanes::{self, ALL, LANES, float, map1, map2, map3};
 use crate::repeat::{Look, looks};
@@ -102,7 +101,8 @@ fn choose(code: &Code, slot: &Slot, look: Look) -> Full {
     }
     match slot.kind {
         Kind::Lop3 => lop3,
-        Kind::SelW | Kind::SelQ => select,
+        Kind::SelW => select_word,
+        Kind::SelQ => select,
         Kind::SetpU | Kind::SetpS | Kind::SetpF | Kind::SetpUQ | Kind::SetpSQ => choose_setp(slot),
         Kind::LdGlobal | Kind::LdShared => choose_load(code, slot, look),
         Kind::StGlobal => store_global,
@@ -142,6 +142,13 @@ fn lop3(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
     true
 }
 
+fn select_word(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
+    let (a, b) = (&warp.w[usize::from(slot.a)], &warp.w[usize::from(slot.b)]);
+    let out = chosen(warp.p[usize::from(slot.c)], a, b);
+    warp.w[usize::from(slot.d)] = out;
+    true
+}
+
 fn select(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
     warp.select(slot, ALL);
     true
@@ -152,18 +159,24 @@ fn setp(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
     true
 }
 
+const EQ: u32 = Compare::Eq as u32;
+const NE: u32 = Compare::Ne as u32;
+const LT: u32 = Compare::Lt as u32;
+const GE: u32 = Compare::Ge as u32;
+
 /// `setp` of unsigned integers, by one of the comparisons that loops and bounds are made of.
 fn setp_unsigned<const HOW: u32>(warp: &mut Warp, slot: &Slot, _: &Context<'_>) -> bool {
     let (a, b) = (&warp.w[usize::from(slot.a)], &warp.w[usize::from(slot.b)]);
-    warp.p[usize::from(slot.d)] = compare_int(HOW, a, b);
+    warp.p[usize::from(slot.d)] = match HOW {
+        EQ => equal(a, b),
+        NE => !equal(a, b),
+        LT => below(a, b),
+        _ => !below(a, b),
+    };
     true
 }
 
 fn choose_setp(slot: &Slot) -> Full {
-    const EQ: u32 = Compare::Eq as u32;
-    const NE: u32 = Compare::Ne as u32;
-    const LT: u32 = Compare::Lt as u32;
-    const GE: u32 = Compare::Ge as u32;
     match (slot.kind, slot.x) {
         (Kind::SetpU, EQ) => setp_unsigned::<EQ>,
         (Kind::SetpU, NE) => setp_unsigned::<NE>,

@@ -12,6 +12,7 @@ mod portable {
     use bytemuck::cast;
 
     use super::{LANES, WORDS};
+    use crate::lanes::mask_of;
 
     /// Words of four bytes each.
     #[derive(Clone, Copy)]
@@ -84,6 +85,30 @@ mod portable {
     #[inline(always)]
     pub(crate) fn permuted(values: &[u32; LANES], from: &[u32; LANES]) -> [u32; LANES] {
         from.map(|from| values[from as usize % LANES])
+    }
+
+    /// `yes` on the lanes of a mask, `no` on the others.
+    #[inline(always)]
+    pub(crate) fn chosen(mask: u32, yes: &[u32; LANES], no: &[u32; LANES]) -> [u32; LANES] {
+        let mut out = [0; LANES];
+        for i in 0..LANES {
+            // Lanes as bits of vectors, not as conditions: those become 32 branches.
+            let keep = 0u32.wrapping_sub(mask >> i & 1);
+            out[i] = yes[i] & keep | no[i] & !keep;
+        }
+        out
+    }
+
+    /// The lanes on which two are the same.
+    #[inline(always)]
+    pub(crate) fn equal(a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
+        mask_of(|i| a[i] == b[i])
+    }
+
+    /// The lanes on which the first, without sign, is the smaller.
+    #[inline(always)]
+    pub(crate) fn below(a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
+        mask_of(|i| a[i] < b[i])
     }
 }
 
@@ -162,8 +187,10 @@ mod avx2 {
 
 #[cfg(all(target_arch = "x86_64", target_feature = "avx512f", target_feature = "avx512vl"))]
 mod avx512 {
+    use std::arch::x86_64::{_MM_CMPINT_EQ, _MM_CMPINT_LT};
+
     use bytemuck::cast;
-    use safe_arch::{m512i, permute2_i32_m512i};
+    use safe_arch::{blend_varying_i32_m512i, cmp_op_mask_u32, m512i, permute2_i32_m512i};
 
     use super::LANES;
 
@@ -173,22 +200,51 @@ mod avx512 {
         let ([low, high], from): ([m512i; 2], [m512i; 2]) = (cast(*values), cast(*from));
         cast(from.map(|from| permute2_i32_m512i(low, from, high)))
     }
+
+    /// `yes` on the lanes of a mask, `no` on the others.
+    #[inline(always)]
+    pub(crate) fn chosen(mask: u32, yes: &[u32; LANES], no: &[u32; LANES]) -> [u32; LANES] {
+        let (yes, no): ([m512i; 2], [m512i; 2]) = (cast(*yes), cast(*no));
+        let half = |i: usize| blend_varying_i32_m512i(no[i], yes[i], (mask >> (16 * i)) as u16);
+        cast([half(0), half(1)])
+    }
+
+    /// The lanes on which a comparison holds.
+    #[inline(always)]
+    fn mask<const HOW: i32>(a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
+        let (a, b): ([m512i; 2], [m512i; 2]) = (cast(*a), cast(*b));
+        let half = |i: usize| u32::from(cmp_op_mask_u32::<HOW>(a[i], b[i]));
+        half(0) | half(1) << 16
+    }
+
+    /// The lanes on which two are the same.
+    #[inline(always)]
+    pub(crate) fn equal(a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
+        mask::<_MM_CMPINT_EQ>(a, b)
+    }
+
+    /// The lanes on which the first, without sign, is the smaller.
+    #[inline(always)]
+    pub(crate) fn below(a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
+        mask::<_MM_CMPINT_LT>(a, b)
+    }
 }
 
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 pub(crate) use avx2::{Bytes, Halves};
 #[cfg(all(target_arch = "x86_64", target_feature = "avx512f", target_feature = "avx512vl"))]
-pub(crate) use avx512::permuted;
-#[cfg(not(all(target_arch = "x86_64", target_feature = "avx512f", target_feature = "avx512vl")))]
-pub(crate) use portable::permuted;
+pub(crate) use avx512::{below, chosen, equal, permuted};
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
 pub(crate) use portable::{Bytes, Halves};
+#[cfg(not(all(target_arch = "x86_64", target_feature = "avx512f", target_feature = "avx512vl")))]
+pub(crate) use portable::{below, chosen, equal, permuted};
 
 #[cfg(test)]
 mod tests {
     use ptx::sem;
 
     use super::*;
+    use crate::lanes::mask_of;
 
     /// Words of extreme bytes in all places, and others.
     fn words<const N: usize>(seed: u32) -> [u32; N] {
@@ -239,6 +295,20 @@ mod tests {
             let want: [u32; LANES] = std::array::from_fn(|i| values[from[i] as usize & 31]);
             assert_eq!(portable::permuted(&values, &from), want);
             assert_eq!(permuted(&values, &from), want);
+        }
+    }
+
+    #[test]
+    fn lanes_are_told_apart_by_masks() {
+        for seed in 0..200 {
+            let (a, b) = (words::<LANES>(2 * seed), words::<LANES>(2 * seed + 1));
+            let mixed: [u32; LANES] = std::array::from_fn(|i| if b[i] % 3 == 0 { a[i] } else { b[i] });
+            let mask = a[0] ^ b[7];
+            let want: [u32; LANES] = std::array::from_fn(|i| if mask >> i & 1 == 1 { a[i] } else { b[i] });
+            let (same, less) = (mask_of(|i| a[i] == mixed[i]), mask_of(|i| a[i] < mixed[i]));
+            assert_eq!((portable::chosen(mask, &a, &b), chosen(mask, &a, &b)), (want, want));
+            assert_eq!((portable::equal(&a, &mixed), equal(&a, &mixed)), (same, same));
+            assert_eq!((portable::below(&a, &mixed), below(&a, &mixed)), (less, less));
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use ptx::sem;
 
+use crate::host::chosen;
+
 /// Lanes of a warp.
 pub(crate) const LANES: usize = 32;
 /// The mask of a warp whose lanes all execute.
@@ -98,8 +100,7 @@ fn spread(mask: u32) -> [u32; LANES] {
 /// Gives the lanes that are not in `mask` back what they had.
 #[inline(always)]
 pub(crate) fn restore(to: &mut [u32; LANES], old: &[u32; LANES], mask: u32) {
-    let new = map3(to, old, &spread(mask), |new, old, keep| new & keep | old & !keep);
-    *to = new;
+    *to = chosen(mask, to, old);
 }
 
 /// [`restore`] of 64-bit registers.
