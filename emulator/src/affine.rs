@@ -121,6 +121,9 @@ impl Grid {
             if V == 1 && (self.single, self.inner, self.middle) == (4, 8, 0) {
                 return self.put_halves(space, op, w);
             }
+            if self.outer == 0 {
+                return self.put_same_teams::<S, V>(space, op, w);
+            }
             return self.put_lanes::<S, V>(space, op, w);
         }
         if self.outer == (4 * V * TEAM) as u64 {
@@ -142,6 +145,24 @@ impl Grid {
             for (i, word) in words.into_iter().enumerate() {
                 (to[i], to[HALF + i]) = (word, word);
             }
+        }
+        true
+    }
+
+    /// Words of one team for all of them: activations, which every row of a matrix is multiplied by.
+    #[inline(always)]
+    fn put_same_teams<S: Space, const V: usize>(self, space: &S, op: &Access, w: &mut Rows<u32>) -> bool {
+        let mut rows = [[0; TEAM]; V];
+        for lane in 0..TEAM {
+            let at = self.first + self.within()[lane % HALF] + self.middle * (lane / HALF) as u64;
+            let Some(words) = space.load::<V>((at >> 2) as usize) else { return false };
+            for (row, word) in rows.iter_mut().zip(words) {
+                row[lane] = word;
+            }
+        }
+        for (row, reg) in rows.iter().zip(op.regs) {
+            let Some(to) = w.get_mut(usize::from(reg)) else { return false };
+            to.as_chunks_mut::<TEAM>().0.fill(*row);
         }
         true
     }
@@ -305,6 +326,8 @@ mod tests {
             [0, 1, 2, 4],
             [2, 4, 8, 16],
             [3, 6, 1, 7],
+            [2, 4, 8, 0],
+            [5, 3, 9, 0],
             [0, 0, 0, 5],
         ];
         for steps in grids {
