@@ -99,6 +99,12 @@ mod portable {
         out
     }
 
+    /// Eight groups of four words as four rows, each twice.
+    #[inline(always)]
+    pub(crate) fn team_rows(words: &[u32; 4 * WORDS]) -> [[u32; 2 * WORDS]; 4] {
+        std::array::from_fn(|k| std::array::from_fn(|i| words[4 * (i % WORDS) + k]))
+    }
+
     /// The lanes on which two are the same.
     #[inline(always)]
     pub(crate) fn equal(a: &[u32; LANES], b: &[u32; LANES]) -> u32 {
@@ -192,7 +198,7 @@ mod avx512 {
     use bytemuck::cast;
     use safe_arch::{blend_varying_i32_m512i, cmp_op_mask_u32, m512i, permute2_i32_m512i};
 
-    use super::LANES;
+    use super::{LANES, WORDS};
 
     /// `values[from[i] % 32]` on every lane.
     #[inline(always)]
@@ -207,6 +213,24 @@ mod avx512 {
         let (yes, no): ([m512i; 2], [m512i; 2]) = (cast(*yes), cast(*no));
         let half = |i: usize| blend_varying_i32_m512i(no[i], yes[i], (mask >> (16 * i)) as u16);
         cast([half(0), half(1)])
+    }
+
+    /// Where the words of [`team_rows`] are.
+    const GROUPS: [[u32; 2 * WORDS]; 4] = {
+        let mut from = [[0; 2 * WORDS]; 4];
+        let mut i = 0;
+        while i < from.len() * 2 * WORDS {
+            from[i / (2 * WORDS)][i % (2 * WORDS)] = (4 * (i % WORDS) + i / (2 * WORDS)) as u32;
+            i += 1;
+        }
+        from
+    };
+
+    /// Eight groups of four words as four rows, each twice.
+    #[inline(always)]
+    pub(crate) fn team_rows(words: &[u32; 4 * WORDS]) -> [[u32; 2 * WORDS]; 4] {
+        let [low, high]: [m512i; 2] = cast(*words);
+        GROUPS.map(|from| cast(permute2_i32_m512i(low, cast(from), high)))
     }
 
     /// The lanes on which a comparison holds.
@@ -233,11 +257,11 @@ mod avx512 {
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 pub(crate) use avx2::{Bytes, Halves};
 #[cfg(all(target_arch = "x86_64", target_feature = "avx512f", target_feature = "avx512vl"))]
-pub(crate) use avx512::{below, chosen, equal, permuted};
+pub(crate) use avx512::{below, chosen, equal, permuted, team_rows};
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
 pub(crate) use portable::{Bytes, Halves};
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx512f", target_feature = "avx512vl")))]
-pub(crate) use portable::{below, chosen, equal, permuted};
+pub(crate) use portable::{below, chosen, equal, permuted, team_rows};
 
 #[cfg(test)]
 mod tests {
@@ -295,6 +319,10 @@ mod tests {
             let want: [u32; LANES] = std::array::from_fn(|i| values[from[i] as usize & 31]);
             assert_eq!(portable::permuted(&values, &from), want);
             assert_eq!(permuted(&values, &from), want);
+            let want: [[u32; 16]; 4] =
+                std::array::from_fn(|k| std::array::from_fn(|i| values[i % 8 * 4 + k]));
+            assert_eq!(portable::team_rows(&values), want);
+            assert_eq!(team_rows(&values), want);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::MutexGuard;
 
 use crate::affine::TEAM;
 use crate::code::Access;
+use crate::host::team_rows;
 use crate::lanes::LANES;
 use crate::mbarrier::Mbarriers;
 use crate::memory::{InitMap, Space};
@@ -76,6 +77,18 @@ fn transposed<const V: usize, const N: usize>(groups: &[[Cell<u32>; V]]) -> [[u3
     rows
 }
 
+/// 16 bytes a lane, the same for each team: activations, in most kernels.
+#[inline(always)]
+fn load_team_of_four(words: &[Cell<u32>], op: &Access, w: &mut Rows<u32>) -> bool {
+    let Some(words) = words.first_chunk::<{ 4 * TEAM }>() else { return false };
+    let rows = team_rows(&words.each_ref().map(Cell::get));
+    for (row, reg) in rows.iter().zip(op.regs) {
+        let Some(to) = w.get_mut(usize::from(reg)) else { return false };
+        to.as_chunks_mut::<{ 2 * TEAM }>().0.fill(*row);
+    }
+    true
+}
+
 impl Space for Shared {
     const NAME: SpaceName = SpaceName::Shared;
 
@@ -101,6 +114,9 @@ impl Space for Shared {
     #[inline(always)]
     fn load_team<const V: usize>(&self, word: usize, op: &Access, w: &mut Rows<u32>) -> bool {
         let Some(words) = self.words.get(word..word + TEAM * V) else { return false };
+        if V == 4 {
+            return load_team_of_four(words, op, w);
+        }
         let lanes = transposed::<V, TEAM>(words.as_chunks::<V>().0);
         for (lanes, reg) in lanes.iter().zip(op.regs) {
             let Some(to) = w.get_mut(usize::from(reg)) else { return false };
