@@ -3,8 +3,8 @@
 use super::activation::{activate, error_bound, reference as activated};
 use super::exact::{self, Exact};
 use super::gemv::{
-    Act, Floats, Input, STAGED_WARPS, Seat, Split, Vector, act_bytes, dot_of_lane, fetch_weight, finish,
-    is_narrow, norm_into, room, start,
+    Act, Behind, Floats, Input, STAGED_WARPS, Seat, Split, Vector, act_bytes, dot_of_lane, fetch_weight,
+    finish, is_narrow, norm_into, room, start,
 };
 use super::norm::Norm;
 use super::operation::{Cost, Operation, Trial};
@@ -123,7 +123,7 @@ pub fn gate_up(
 
 /// q, a = quantize(f(Wg n) · (Wu n)) with n = quantize(x / √(Σ x² / dim + eps) · weight)
 /// shapes   x, weight (dim) f32 · Wg, Wu, quants, meta as gate_up
-/// layout   as gate_up, with 1 or 2 tiles a warp; each CTA norms the vector for itself, its weights on their way meanwhile
+/// layout   as gate_up, with 1 or 2 tiles a warp; each CTA norms the vector for itself, its weights on their way and more of them coming nearer meanwhile
 /// launch   grid hidden_dim / rows of a CTA, block 256 or 512, shared the vector, 4 bytes a row and, beyond 2 quads a thread, the norm's weights
 /// source   as norm_quantize and gate_up
 #[kernel(grid = s.gate.rows / s.crew.rows(), block = 32 * s.crew.warps, min_ctas = s.crew.min_ctas())]
@@ -141,8 +141,8 @@ pub fn norm_gate_up(
     let room = room(norm, n_warps);
     let (meanwhile, x) = (
         || fetch_weight(norm, n_warps, weight),
-        |weights: Vec<[V<f32>; 4]>| {
-            norm_into(norm, n_warps, x, &weights, room);
+        |weights: Vec<[V<f32>; 4]>, behind: Behind| {
+            norm_into(norm, n_warps, (x, &behind), &weights, room);
             room.staged.of_lane(dev(0u32), lane_id() % SUB_BLOCKS)
         },
     );
@@ -152,7 +152,8 @@ pub fn norm_gate_up(
             let stream = start([&s.gate, &s.up], s.split(), [gate, up], first, [first.tile; 2]);
             let weights = meanwhile();
             wait_for_earlier();
-            share(s, &finish([&s.gate, &s.up], stream, x(weights)))
+            let x = x(weights, stream.behind([&s.gate, &s.up]));
+            share(s, &finish([&s.gate, &s.up], stream, x))
         }
         _ => {
             let (m, w) = ([&s.gate, &s.up, &s.gate, &s.up], [gate, up, gate, up]);
@@ -160,7 +161,8 @@ pub fn norm_gate_up(
             let stream = start(m, s.split(), w, first, [first.tile, first.tile, next, next]);
             let weights = meanwhile();
             wait_for_earlier();
-            share(s, &finish(m, stream, x(weights)))
+            let x = x(weights, stream.behind(m));
+            share(s, &finish(m, stream, x))
         }
     };
     let blocks = s.crew.rows() / SUB_BLOCK;

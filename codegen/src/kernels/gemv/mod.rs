@@ -34,7 +34,7 @@ pub use qkv::{GemvQkv, gemv_qkv, norm_gemv_qkv};
 pub(crate) use staged::STAGED_WARPS;
 use staged::copy_into;
 pub(super) use staged::{Staged, fetch_weight, norm_into, room};
-pub(super) use stream::{LaneActs, finish, is_narrow, start};
+pub(super) use stream::{Behind, LaneActs, finish, is_narrow, start};
 
 /// What becomes of a finished row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,27 +218,29 @@ fn gemv_rows<X: Vector>(m: &Matrix, how: (Split, Epilogue), w: Fixed<u32>, x: X,
 }
 
 /// Computes the rows of one CTA with weights on their way before the launches before this one are done. `meanwhile` is called
-/// until then; `x` after that, for the vector from a lane's sub-block on.
+/// until then; `x` after that, for the vector from a lane's sub-block on, with what `meanwhile` gave and the weights behind those on
+/// their way.
 #[device]
 fn stream_rows<X: LaneActs, E>(
     m: &Matrix,
     how: (Split, Epilogue),
     w: Fixed<u32>,
     to: Rows,
-    (meanwhile, x): (impl Fn() -> E, impl Fn(Seat, V<u32>, E) -> X),
+    (meanwhile, x): (impl Fn() -> E, impl Fn(Seat, V<u32>, (E, Behind)) -> X),
 ) {
     let at = seat_of_warp(m, how.0, to.first_tile);
     let stream = start([m], how.0, [w], at, [at.tile]);
     let early = meanwhile();
     wait_for_earlier();
     let before = before_of(m, how.1, to.y, row_of_thread(how.0, to.first_tile));
-    let [acc] = finish([m], stream, x(at, lane_id() % SUB_BLOCKS, early));
+    let x = x(at, lane_id() % SUB_BLOCKS, (early, stream.behind([m])));
+    let [acc] = finish([m], stream, x);
     store_rows(m, how, to, acc, before);
 }
 
 /// y[n] = Σ_k W[n,k]·x[k], or y[n] += …
 /// shapes   W (rows, cols) packed · x (cols) int8 blocks of 32 · y (rows) f32
-/// layout   tile of 4 rows × 8 lanes; lane j owns sub-block j of each super-block: one 16-byte load
+/// layout   tile of 4 rows × 8 lanes; lane j owns sub-block j of each super-block: one 16-byte load; where x is copied first, weights come nearer meanwhile
 /// launch   grid ceil(rows / (4·tiles_per_cta)), block 32·k_split·tiles_per_cta, shared 16 bytes a warp when K is split, x where y is added to
 /// source   GGML Q4_K, Q6_K; order of the sum: docs/numerics.md
 #[kernel(grid = s.matrix.n_tiles().div_ceil(s.split.tiles_per_cta), block = s.split.threads(), min_ctas = s.split.min_ctas())]
@@ -247,13 +249,14 @@ pub fn gemv(s: &Gemv, w: Fixed<u32>, quants: In<u32>, meta: In<u32>, y: InOut<f3
     let (act, how) = (Act { quants, meta }, (s.split, s.epilogue));
     if s.stages() {
         let staged = Staged::room(s.matrix.cols);
-        let of_lane = |at: Seat, sub, ()| {
-            copy_into(s.matrix.cols, s.split.threads(), act, staged);
+        let of_lane = |at: Seat, sub, ((), behind): ((), Behind)| {
+            copy_into(s.matrix.cols, s.split.threads(), (act, &behind), staged);
             staged.of_lane(at.part, sub)
         };
         stream_rows(&s.matrix, how, w, to, (|| (), of_lane));
     } else {
-        stream_rows(&s.matrix, how, w, to, (|| (), |at: Seat, sub, ()| act.of_lane(at.part, sub)));
+        let of_lane = |at: Seat, sub, _: ((), Behind)| act.of_lane(at.part, sub);
+        stream_rows(&s.matrix, how, w, to, (|| (), of_lane));
     }
 }
 

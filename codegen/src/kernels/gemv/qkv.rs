@@ -1,8 +1,8 @@
 //! Q, K and V in one launch, with the norm before them where the vector comes as it is.
 
 use super::{
-    Act, Epilogue, Input, Rows, STAGED_WARPS, Seat, Split, Vector, act_bytes, fetch_weight, gemv_rows,
-    norm_into, room, stream_rows,
+    Act, Behind, Epilogue, Input, Rows, STAGED_WARPS, Seat, Split, Vector, act_bytes, fetch_weight,
+    gemv_rows, norm_into, room, stream_rows,
 };
 use crate::dsl::{BuildError, Kernel, prelude::*};
 use crate::kernels::norm::Norm;
@@ -52,7 +52,7 @@ pub fn gemv_qkv(
     qkv: InOut<f32>,
 ) {
     of_three(s, [wq, wk, wv], qkv, |m, w, to| {
-        let of_lane = |at: Seat, sub, ()| Act { quants, meta }.of_lane(at.part, sub);
+        let of_lane = |at: Seat, sub, _: ((), Behind)| Act { quants, meta }.of_lane(at.part, sub);
         stream_rows(m, (s.walk(), Epilogue::Store), w, to, (|| (), of_lane));
     });
 }
@@ -77,8 +77,9 @@ pub fn norm_gemv_qkv(
     of_three(s, [wq, wk, wv], qkv, |m, w, to| {
         let how = (s.walk(), Epilogue::Store);
         let meanwhile = || fetch_weight(norm, STAGED_WARPS, weight);
-        let of_lane = |at: Seat, sub, weights: Vec<[V<f32>; 4]>| {
-            norm_into(norm, STAGED_WARPS, x, &weights, room);
+        // Most of these matrices is on its way by then: to bring more gains nothing.
+        let of_lane = |at: Seat, sub, (weights, _): (Vec<[V<f32>; 4]>, Behind)| {
+            norm_into(norm, STAGED_WARPS, (x, &Behind::NOTHING), &weights, room);
             room.staged.of_lane(at.part, sub)
         };
         stream_rows(m, how, w, to, (meanwhile, of_lane));

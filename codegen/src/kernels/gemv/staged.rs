@@ -6,7 +6,7 @@
 //! cycles of the L1 cache, more than the weights do (bench/NOTES.md).
 
 use super::lanes::{Act, ActLane};
-use super::stream::LaneActs;
+use super::stream::{Behind, LaneActs};
 use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
 use crate::kernels::norm::{self, Norm};
@@ -83,9 +83,10 @@ impl Staged {
     }
 }
 
-/// Copies `act`, of `dim` elements, with `threads` threads, which meet at the end.
+/// Copies `act`, of `dim` elements, with `threads` threads, which meet at the end. `behind` is brought near while the vector is on its
+/// way.
 #[device]
-pub(super) fn copy_into(dim: u32, threads: u32, act: Act, to: Staged) {
+pub(super) fn copy_into(dim: u32, threads: u32, (act, behind): (Act, &Behind), to: Staged) {
     let (halves, blocks) = (dim / 16, dim / 32);
     // All loads before the first store, so that one latency is all.
     let (mut quants, mut metas) = (Vec::new(), Vec::new());
@@ -97,6 +98,7 @@ pub(super) fn copy_into(dim: u32, threads: u32, act: Act, to: Staged) {
         let place = min(thread_idx_x() + turn * threads, blocks - 1);
         metas.push(act.meta.at(place * 2).load_x2());
     }
+    behind.bring();
     for (words, turn) in each(quants.iter().zip(0..)) {
         let place = thread_idx_x() + turn * threads;
         if place < halves {
@@ -127,11 +129,19 @@ pub(in crate::kernels) fn fetch_weight(s: &Norm, n_warps: u32, weight: Fixed<f32
     norm::quads_of(s, weight, n_warps)
 }
 
-/// Norms and quantizes `x`, with the bits of `norm_quantize`; the CTA's threads meet at the end.
+/// Norms and quantizes `x`, with the bits of `norm_quantize`; the CTA's threads meet at the end. `behind` is brought near while the
+/// vector is on its way.
 #[device]
-pub(in crate::kernels) fn norm_into(s: &Norm, n_warps: u32, x: In<f32>, weights: &[[V<f32>; 4]], room: Room) {
+pub(in crate::kernels) fn norm_into(
+    s: &Norm,
+    n_warps: u32,
+    (x, behind): (In<f32>, &Behind),
+    weights: &[[V<f32>; 4]],
+    room: Room,
+) {
     let to = room.staged;
     let values = norm::quads_of(s, x, n_warps);
+    behind.bring();
     if let Some(kept) = room.weight {
         norm::for_quads(s, n_warps, |turn, place| {
             kept.at(place * 4).store_x4(weights[turn]);

@@ -2,7 +2,8 @@
 //!
 //! Weights never change, so a kernel sends for the first super-blocks of each lane's share before it waits for the launches
 //! before it ([`wait_for_earlier`]). Then a ring of registers keeps as many on their way: a super-block is multiplied and its
-//! place is filled with the one that lies a ring's length further on.
+//! place is filled with the one that lies a ring's length further on. Between the two a CTA may prepare its vector, for which memory
+//! has little to do: what lies behind the ring can be brought into L2 meanwhile ([`Behind`]).
 
 use super::lanes::{
     Act, ActLane, Seat, SubBlock, Weights, accumulate_one, advance_weights, load_act, load_high, load_quants,
@@ -13,6 +14,7 @@ use crate::dsl::{Carry, prelude::*};
 use crate::ir::Operand;
 use crate::layout::{Matrix, SUB_BLOCKS, SUPER_BLOCK};
 use ::plan::QType;
+use std::ops::{Add, Div, Mul, Rem, Sub};
 
 /// A vector of quantized activations as a lane walks through it.
 pub(in crate::kernels) trait LaneActs: Copy + Carry {
@@ -161,6 +163,59 @@ pub(in crate::kernels) struct Stream<const N: usize> {
     more: Option<[InFlight; N]>,
 }
 
+impl<const N: usize> Stream<N> {
+    /// What lies behind the ring, of matrices of quants.
+    pub(in crate::kernels) fn behind(&self, m: [&Matrix; N]) -> Behind {
+        let n_cells = BEHIND.min(self.walk.rounds - self.walk.depth);
+        let tiles = m.into_iter().zip(&self.ahead).filter(|(m, _)| n_cells > 0 && !m.qtype.is_plain());
+        Behind { n_cells, k_split: self.walk.k_split, tiles: tiles.map(|(_, ahead)| *ahead).collect() }
+    }
+}
+
+/// Super-blocks of each tile behind the ring that are worth it: with 4 or more, what they keep from memory is missed (bench/NOTES.md).
+const BEHIND: u32 = 2;
+/// Words that one request brings into L2.
+const LINE: u32 = 32;
+/// Words of quants that a lane's share of a super-block lies from the share of the lane before.
+const OF_LANE: u32 = 4;
+
+/// The first super-blocks behind a warp's ring.
+pub(in crate::kernels) struct Behind {
+    n_cells: u32,
+    k_split: u32,
+    /// Where the lane's share of them begins in each tile.
+    tiles: Vec<Weights>,
+}
+
+impl Behind {
+    /// For a vector that is ready too soon.
+    pub(in crate::kernels) const NOTHING: Behind = Behind { n_cells: 0, k_split: 1, tiles: Vec::new() };
+
+    /// Brings their quants into L2, a line a lane: lanes that ask for the same line take a request each.
+    #[device]
+    pub(in crate::kernels) fn bring(&self) {
+        let line = lane_id();
+        for ahead in each(self.tiles.iter()) {
+            let words = words(ahead.step.quants);
+            let quants = ahead.quants.offset(from_share_to_line(line, words, self.k_split));
+            if line < self.n_cells * (words / LINE) {
+                quants.at(0).prefetch_l2();
+            }
+        }
+    }
+}
+
+/// How many words behind the share of lane `line` in a warp's first super-block the line lies that the lane asks for: lines run through
+/// super-blocks of so many `words`, of which every `k_split`-th is the warp's.
+fn from_share_to_line<T>(line: T, words: u32, k_split: u32) -> T
+where
+    T: Copy + Add<Output = T> + Sub<Output = T>,
+    T: Mul<u32, Output = T> + Div<u32, Output = T> + Rem<u32, Output = T>,
+{
+    let of_cell = words / LINE;
+    line / of_cell * (k_split * words) + line % of_cell * LINE - line * OF_LANE
+}
+
 /// Sends for the first super-blocks of a lane's share of each tile: of matrix `m[i]`, tile `tiles[i]`.
 pub(in crate::kernels) fn start<const N: usize>(
     m: [&Matrix; N],
@@ -282,5 +337,22 @@ fn has_more(walk: Walk, at: Seat) -> Option<V<bool>> {
         (0, _) => Some(at.part < walk.odd),
         (tail, 1) => Some(sub < tail),
         (tail, _) => Some(at.part < walk.odd || at.part == walk.odd && sub < tail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_ask_for_each_line_of_the_warps_super_blocks_once() {
+        for (words, k_split) in [(128, 1), (128, 4), (256, 2), (64, 8)] {
+            let of_cell = words / LINE;
+            let asked = (0..BEHIND * of_cell)
+                .map(|line: u32| line * OF_LANE + from_share_to_line(line, words, k_split));
+            let cells = (0..BEHIND).map(|cell| cell * k_split * words);
+            let lines = cells.flat_map(|first| (0..of_cell).map(move |i| first + i * LINE));
+            assert!(asked.eq(lines), "{words} words, {k_split} parts");
+        }
     }
 }
