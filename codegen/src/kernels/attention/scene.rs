@@ -62,10 +62,12 @@ fn weight_error(s: &Attend) -> f64 {
 impl Scene {
     pub(super) fn random(s: &Attend, seed: u64) -> Scene {
         let mut rng = Rng::new(seed);
-        // Short, long and just around the edges of rounds and stretches; the newest position counts besides.
+        // Short, long and just around the edges of rounds and stretches, with several rounds of one stretch and of many; the newest
+        // position counts besides.
         let (round, alone) = (s.round(), s.stretch(0));
         let most = s.n_splits * round;
-        let lens = [1, 2, round, round + 1, alone + 1, alone + 2, alone + round / 2, most, most + 4];
+        let short = [1, 2, round, round + 1, alone - 3, alone + 1];
+        let lens = [&short[..], &[alone + 2, alone + round / 2, most, most + 4, 2 * most - 5]].concat();
         let len = lens[rng.below(lens.len() as u32) as usize];
         let rows = s.kv_rows();
         let (mut k, mut v) = (rows.random(&mut rng, len), rows.random(&mut rng, len));
