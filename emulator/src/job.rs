@@ -224,10 +224,9 @@ impl Job {
         Some((lowest, trap))
     }
 
-    /// Runs CTAs as long as there are any to run.
-    pub fn work(&self) {
+    fn info(&self) -> LaunchInfo<'_> {
         let spec = &self.spec;
-        let info = LaunchInfo {
+        LaunchInfo {
             code: &spec.code,
             globals: &spec.globals,
             args: &spec.args,
@@ -236,12 +235,17 @@ impl Job {
             dynamic_shared: spec.dynamic_shared,
             step_limit: spec.step_limit,
             checked: spec.checked,
-        };
+        }
+    }
+
+    /// Runs CTAs as long as there are any to run.
+    pub fn work(&self) {
+        let info = self.info();
         while let Some(Next { index, cta, begins, patience, changes }) = self.next(&info) {
             let running = Running(self);
             let mut cta = cta.unwrap_or_else(|| Cta::new(&info));
             if begins {
-                cta.start(index, spec.grid);
+                cta.start(index, info.grid);
             }
             let before = cta.deeds();
             let turn = cta.run(&info, patience);
@@ -275,6 +279,46 @@ impl Job {
         }
         if line.sleepers > 0 {
             self.change.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::{Kind, Slot};
+    use crate::trial;
+
+    /// A thread that has nothing to do sleeps while another has the last CTA, which comes to wait: then there is work again, and the
+    /// launch ends when that is done.
+    #[test]
+    fn a_cta_that_comes_to_wait_last_is_run_to_its_end() {
+        let job = Job::new(JobSpec {
+            code: Arc::new(trial::code(vec![Slot::new(Kind::Ret)])),
+            globals: Arc::new(Globals::default()),
+            args: Vec::new(),
+            grid: [1; 3],
+            block: [32, 1, 1],
+            dynamic_shared: 0,
+            step_limit: 100,
+            checked: false,
+            resident: 1,
+        });
+        let (info, spec) = (job.info(), &job.spec);
+        for turn in [Turn::Sliced, Turn::Waiting] {
+            *lock(&job.line) = Line::default();
+            let taken = job.next(&info).unwrap();
+            std::thread::scope(|threads| {
+                threads.spawn(|| job.finish());
+                while lock(&job.line).sleepers == 0 {
+                    std::thread::yield_now();
+                }
+                let mut cta = Cta::new(&info);
+                cta.start(taken.index, spec.grid);
+                let before = cta.deeds();
+                job.settle(Parked { index: taken.index, cta, saw: Some(taken.changes) }, Ok(turn), before);
+            });
+            assert_eq!(lock(&job.line).ended, 1);
         }
     }
 }
