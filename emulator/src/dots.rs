@@ -56,22 +56,8 @@ pub(crate) fn dot_of_small(a: Words, b: &Words, c: &Words, scale: impl Fn(u32) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trial::words;
     use ptx::sem;
-
-    /// Words of extreme bytes in all places, and others.
-    fn words(seed: u32) -> Words {
-        let bytes = [0, 1, 127, 128, 129, 255];
-        let mut random = seed;
-        std::array::from_fn(|_| {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let word = random >> 5 ^ random << 9;
-            if random >> 30 == 0 {
-                word
-            } else {
-                u32::from_le_bytes([0, 8, 16, 24].map(|at| bytes[(word >> at) as usize % 6]))
-            }
-        })
-    }
 
     #[test]
     fn dots_are_dp4a() {

@@ -269,21 +269,7 @@ mod tests {
 
     use super::*;
     use crate::lanes::mask_of;
-
-    /// Words of extreme bytes in all places, and others.
-    fn words<const N: usize>(seed: u32) -> [u32; N] {
-        let bytes = [0, 1, 127, 128, 129, 255];
-        let mut random = seed;
-        std::array::from_fn(|_| {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let word = random >> 5 ^ random << 9;
-            if random >> 30 == 0 {
-                word
-            } else {
-                u32::from_le_bytes([0, 8, 16, 24].map(|at| bytes[(word >> at) as usize % 6]))
-            }
-        })
-    }
+    use crate::trial::words;
 
     /// The sums of both ways, which are to be those of `dp4a`.
     macro_rules! sums {

@@ -1,4 +1,4 @@
-//! What unit tests of decoding passes share: a few slots, run by a warp on registers of random words.
+//! What unit tests share: words, and a few slots run by a warp on registers of random words.
 
 use crate::code::{Code, Slot};
 use crate::full;
@@ -48,4 +48,19 @@ pub(crate) fn run(code: &Code, seed: u32, lanes: u32) -> [u32; LANES] {
     };
     warp.run(&cx, 100).unwrap();
     warp.w[usize::from(D)]
+}
+
+/// Words of extreme bytes in all places, and others.
+pub(crate) fn words<const N: usize>(seed: u32) -> [u32; N] {
+    let bytes = [0, 1, 127, 128, 129, 255];
+    let mut random = seed;
+    std::array::from_fn(|_| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let word = random >> 5 ^ random << 9;
+        if random >> 30 == 0 {
+            word
+        } else {
+            u32::from_le_bytes([0, 8, 16, 24].map(|at| bytes[(word >> at) as usize % 6]))
+        }
+    })
 }
