@@ -4,7 +4,9 @@
 //! the sums in between are never written. The result is that of the instructions one by one, since nothing overflows.
 
 use crate::chain_join::{join_nibbles, six_bits};
-use crate::chain_run::{lower_nibbles, six_bits_lower, six_bits_upper, upper_nibbles, whole_bytes};
+use crate::chain_run::{
+    both_nibbles, lower_nibbles, six_bits_lower, six_bits_upper, upper_nibbles, whole_bytes,
+};
 use crate::code::{Code, Kind, Slot};
 use crate::full::Full;
 use crate::uses::{Uses, line_starts, remove};
@@ -22,17 +24,45 @@ pub(crate) struct DotChain {
     /// What some chains multiply beside the vectors or make words of; the vectors again where there is none.
     pub others: [u16; TERMS],
     pub add: u16,
+    pub bytes: Bytes,
 }
 
 /// Which bytes of its words a chain multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bytes {
+pub(crate) enum Bytes {
     /// The lower nibble of each.
     Lower,
     /// The upper nibble of each, in its place.
     Upper,
+    /// The lower nibble with the vectors and the upper one with the others.
+    Both,
     /// All of each, which is below 64.
     Whole,
+    /// The lower nibble, and two bits of another word above it.
+    SixLower,
+    /// The upper nibble, likewise.
+    SixUpper,
+}
+
+impl Bytes {
+    /// What computes a chain.
+    fn run(self) -> Full {
+        match self {
+            Bytes::Lower => lower_nibbles,
+            Bytes::Upper => upper_nibbles,
+            Bytes::Both => both_nibbles,
+            Bytes::Whole => whole_bytes,
+            Bytes::SixLower => six_bits_lower,
+            Bytes::SixUpper => six_bits_upper,
+        }
+    }
+}
+
+/// Makes the slot at a place one of this chain, into the register that it has written.
+pub(crate) fn place(code: &mut Code, at: usize, chain: DotChain) {
+    let (x, full) = (code.chains.len() as u32, chain.bytes.run());
+    code.chains.push(chain);
+    code.slots[at] = Slot { d: code.slots[at].d, x, full, ..Slot::new(Kind::DotChain) };
 }
 
 /// One dot product: the slots that make it, and its registers.
@@ -60,11 +90,7 @@ pub(crate) fn link(code: &mut Code) {
             vectors,
             others: vectors,
             add: first.c,
-        };
-        let mut full: Full = match terms[0].bytes {
-            Bytes::Lower => lower_nibbles,
-            Bytes::Upper => upper_nibbles,
-            Bytes::Whole => whole_bytes,
+            bytes: terms[0].bytes,
         };
         for term in &terms {
             gone[term.dot] = term.dot != at;
@@ -73,15 +99,13 @@ pub(crate) fn link(code: &mut Code) {
             }
         }
         if let Some(six) = six_bits(code, &uses, &starts, &gone, (&chain, at)) {
-            full = if six.upper { six_bits_upper } else { six_bits_lower };
+            chain.bytes = if six.upper { Bytes::SixUpper } else { Bytes::SixLower };
             (chain.words, chain.others) = (six.words, [six.pairs; TERMS]);
             for slot in six.slots {
                 gone[slot] = true;
             }
         }
-        let x = code.chains.len() as u32;
-        code.chains.push(chain);
-        code.slots[at] = Slot { d: code.slots[at].d, x, full, ..Slot::new(Kind::DotChain) };
+        place(code, at, chain);
     }
     remove(code, &gone);
     join_nibbles(code);
@@ -198,7 +222,7 @@ mod tests {
 
     #[test]
     fn extreme_bytes_do_not_overflow() {
-        for (mask, run) in [(0, lower_nibbles as Full), (1, upper_nibbles), (2, whole_bytes)] {
+        for (mask, bytes) in [(0, Bytes::Lower), (1, Bytes::Upper), (2, Bytes::Whole)] {
             let masks = if mask == 2 { [0x3f3f_3f3f, 0] } else { MASKS };
             let fill = |register: u16| match register {
                 8..12 => Some(u32::MAX),
@@ -207,8 +231,7 @@ mod tests {
             };
             let slots = masked(mask % 2);
             let (mut apart, mut chain) = (with(&slots, masks), linked(&slots, masks));
-            let kinds = chain.slots.iter().filter(|slot| slot.kind == Kind::DotChain);
-            assert_eq!(kinds.map(|slot| slot.full as usize).collect::<Vec<_>>(), [run as usize]);
+            assert_eq!(chain.chains.iter().map(|chain| chain.bytes).collect::<Vec<_>>(), [bytes]);
             for code in [&mut apart, &mut chain] {
                 code.w_consts.extend((8..16).filter_map(|reg| Some((reg, fill(reg)?))));
             }

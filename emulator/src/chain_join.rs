@@ -1,10 +1,9 @@
 //! Chains that take in the slots around them: those that make their words of six bits, and the sum of two over the nibbles of the same
 //! words. Kernels on Q6_K and Q4_K consist of these.
 
-use crate::chain::{DotChain, REACH, TERMS};
-use crate::chain_run::{NIBBLES, UPPER_TWO, both_nibbles, lower_nibbles, upper_nibbles};
+use crate::chain::{Bytes, DotChain, REACH, TERMS, place};
+use crate::chain_run::{NIBBLES, UPPER_TWO};
 use crate::code::{Code, Kind, Slot};
-use crate::full::Full;
 use crate::uses::{Uses, line_starts, remove};
 
 /// Words of six bits a byte, made by slots for a chain alone.
@@ -72,9 +71,7 @@ pub(crate) fn join_nibbles(code: &mut Code) {
         for slot in others {
             gone[slot] = true;
         }
-        let x = code.chains.len() as u32;
-        code.chains.push(chain);
-        code.slots[at] = Slot { d: code.slots[at].d, x, full: both_nibbles, ..Slot::new(Kind::DotChain) };
+        place(code, at, chain);
     }
     remove(code, &gone);
 }
@@ -94,11 +91,11 @@ fn both_of(code: &Code, uses: &Uses, starts: &[usize], at: usize) -> Option<(Dot
     let (lower_at, lower) = maker(add.a, Kind::DotChain)?;
     let (shift_at, shift) = maker(add.b, Kind::ShrS)?;
     let (upper_at, upper) = maker(shift.a, Kind::DotChain)?;
-    let chain = |slot: &Slot, run: Full| {
-        let ours = std::ptr::fn_addr_eq(slot.full, run);
-        ours.then(|| &code.chains[slot.x as usize])
+    let chain = |slot: &Slot, bytes: Bytes| {
+        let chain = &code.chains[slot.x as usize];
+        (chain.bytes == bytes).then_some(chain)
     };
-    let (lower, upper) = (chain(lower, lower_nibbles)?, chain(upper, upper_nibbles)?);
+    let (lower, upper) = (chain(lower, Bytes::Lower)?, chain(upper, Bytes::Upper)?);
     // From 0 on the upper sum is a multiple of 16, which loses nothing when it is shifted back.
     let alone = uses.is_constant(code, upper.add, 0) && uses.is_constant(code, shift.b, 4);
     let kept = |from: usize, chain: &DotChain| {
@@ -106,14 +103,14 @@ fn both_of(code: &Code, uses: &Uses, starts: &[usize], at: usize) -> Option<(Dot
         regs.into_iter().all(|reg| !uses.written(*reg, from, at))
     };
     let fits = alone && lower.words == upper.words && kept(lower_at, lower) && kept(upper_at, upper);
-    fits.then(|| (DotChain { others: upper.vectors, ..lower.clone() }, [lower_at, upper_at, shift_at]))
+    let both = || DotChain { others: upper.vectors, bytes: Bytes::Both, ..lower.clone() };
+    fits.then(|| (both(), [lower_at, upper_at, shift_at]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::chain::link;
-    use crate::chain_run::{six_bits_lower, six_bits_upper};
     use crate::trial::{D, code, run};
 
     /// Constants in 0 to 6; words in 8 to 11, vectors in 12 to 15, others in 16 to 19; the sum so far in 20, pairs of bits in 21.
@@ -179,11 +176,16 @@ mod tests {
         slots
     }
 
+    /// What the chain multiplies that the first slot is.
+    fn first_bytes(code: &Code) -> Bytes {
+        assert_eq!(code.slots[0].kind, Kind::DotChain);
+        code.chains[code.slots[0].x as usize].bytes
+    }
+
     #[test]
     fn words_of_six_bits_are_made_by_their_chain() {
-        for (shift, want) in [(None, six_bits_lower as Full), (Some(BY_4), six_bits_upper)] {
-            let chain = same(&six(shift), 2);
-            assert_eq!(chain.slots[0].full as usize, want as usize);
+        for (shift, want) in [(None, Bytes::SixLower), (Some(BY_4), Bytes::SixUpper)] {
+            assert_eq!(first_bytes(&same(&six(shift), 2)), want);
         }
     }
 
@@ -220,8 +222,8 @@ mod tests {
                 for slots in changed {
                     let mut code = Code { p_regs: 1, ..with(&slots) };
                     link(&mut code);
-                    let six = [six_bits_lower as Full, six_bits_upper].map(|run| run as usize);
-                    assert!(code.slots.iter().all(|slot| !six.contains(&(slot.full as usize))), "{slots:?}");
+                    let six = [Bytes::SixLower, Bytes::SixUpper];
+                    assert!(code.chains.iter().all(|chain| !six.contains(&chain.bytes)), "{slots:?}");
                 }
             }
         }
@@ -246,7 +248,7 @@ mod tests {
     #[test]
     fn both_nibbles_are_one_chain() {
         let chain = same(&nibbles(), 2);
-        assert_eq!(chain.slots[0].full as usize, both_nibbles as Full as usize);
+        assert_eq!(first_bytes(&chain), Bytes::Both);
         let (mut apart, mut chain) = (with(&nibbles()), chain);
         for code in [&mut apart, &mut chain] {
             code.w_consts.extend((8..12).map(|reg| (reg, u32::MAX)));

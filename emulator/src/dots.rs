@@ -12,7 +12,7 @@ type Halves = [i16; 2 * LANES];
 
 /// The sum of the two 16-bit numbers of a word.
 #[inline(always)]
-pub(crate) fn sum_of_halves(word: u32) -> u32 {
+fn sum_of_halves(word: u32) -> u32 {
     ((word as i16 as i32) + ((word as i32) >> 16)) as u32
 }
 

@@ -77,7 +77,7 @@ pub fn norm_gemv_qkv(
     of_three(s, [wq, wk, wv], qkv, |m, w, to| {
         let how = (s.walk(), Epilogue::Store);
         let meanwhile = || fetch_weight(norm, STAGED_WARPS, weight);
-        // Most of these matrices is on its way by then: to bring more gains nothing.
+        // Bringing more of these matrices near gained nothing (bench/NOTES.md).
         let of_lane = |at: Seat, sub, (weights, _): (Vec<[V<f32>; 4]>, Behind)| {
             norm_into(norm, STAGED_WARPS, (x, &Behind::NOTHING), &weights, room);
             room.staged.of_lane(at.part, sub)

@@ -191,7 +191,7 @@ impl Behind {
     /// For a vector that is ready too soon.
     pub(in crate::kernels) const NOTHING: Behind = Behind { n_cells: 0, k_split: 1, tiles: Vec::new() };
 
-    /// Brings their quants into L2, a line a lane: lanes that ask for the same line take a request each.
+    /// Brings their quants into L2, a line a lane; eight lanes a line, each for its own share, was slower (bench/NOTES.md).
     #[device]
     pub(in crate::kernels) fn bring(&self) {
         let line = lane_id();
